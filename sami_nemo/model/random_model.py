@@ -1,0 +1,127 @@
+"""Small Mistral and Mixtral checkpoints with random weights and a small tokenizer, for tests and dry runs of the loop.
+
+Nothing is downloaded: the byte-level BPE tokenizer is trained on the text that this package ships (queries, prompts,
+principles), and everything follows from the geometry and the seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from sami_nemo.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import MistralConfig, MixtralConfig, PreTrainedTokenizerFast
+
+# With Mistral's usual 0.02 a small random model gives nearly the same logits for every prompt; at 0.2 its greedy
+# answers depend on the prompt, so that contrast groups outlast the filter of identical responses.
+WEIGHT_STD = 0.2
+MAX_POSITIONS = 8192
+SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>")
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+SHIPPED_TEXT = (".jsonl", ".yaml", ".txt", ".md")
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes of a random model. Heads have at least 32 channels by default: vLLM's CPU attention has no kernel below."""
+
+    architecture: Literal["mistral", "mixtral"] = "mistral"
+    num_layers: int = 2
+    hidden_size: int = 128
+    num_attention_heads: int = 4
+    num_key_value_heads: int = 2
+    num_experts: int = 4
+    """Of a Mixtral; a Mistral has none."""
+    vocab_size: int = 1024
+
+
+def build(directory: Path, geometry: Geometry, seed: int) -> None:
+    """Write a random model (bfloat16 safetensors) and its tokenizer into `directory`."""
+    import torch
+    from transformers import GenerationConfig, MistralForCausalLM, MixtralForCausalLM
+
+    tokenizer = train_tokenizer(shipped_text(), geometry.vocab_size)
+    config = _hf_config(geometry, tokenizer)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        architecture = MistralForCausalLM if geometry.architecture == "mistral" else MixtralForCausalLM
+        model = architecture(config).to(torch.bfloat16)
+    model.generation_config = GenerationConfig(
+        bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
+    )
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def _hf_config(geometry: Geometry, tokenizer: PreTrainedTokenizerFast) -> MistralConfig | MixtralConfig:
+    from transformers import MistralConfig, MixtralConfig
+
+    fields = {
+        "vocab_size": geometry.vocab_size,
+        "hidden_size": geometry.hidden_size,
+        "intermediate_size": 2 * geometry.hidden_size,
+        "num_hidden_layers": geometry.num_layers,
+        "num_attention_heads": geometry.num_attention_heads,
+        "num_key_value_heads": geometry.num_key_value_heads,
+        "head_dim": geometry.hidden_size // geometry.num_attention_heads,
+        "max_position_embeddings": MAX_POSITIONS,
+        "initializer_range": WEIGHT_STD,
+        "sliding_window": None,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    if geometry.architecture == "mistral":
+        return MistralConfig(**fields)
+    return MixtralConfig(**fields, num_local_experts=geometry.num_experts, router_aux_loss_coef=0.0)
+
+
+def shipped_text() -> Iterable[str]:
+    """The text files of this package, in a fixed order."""
+    package = Path(__file__).parents[1]
+    return [path.read_text(encoding="utf-8") for path in sorted(package.rglob("*")) if path.suffix in SHIPPED_TEXT]
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with BOS, EOS, padding and a chat template; like Mistral's it begins texts with BOS.
+
+    Raises:
+        CheckpointError: `texts` are too short for so many tokens. (Ids without a token could be sampled.)
+    """
+    from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
+    from tokenizers.models import BPE
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    if tokenizer.get_vocab_size() != vocab_size:
+        found = tokenizer.get_vocab_size()
+        raise CheckpointError("vocabulary", found, f"the shipped text must give {vocab_size} tokens; ask for fewer")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", SPECIAL_TOKENS.index("<s>"))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=MAX_POSITIONS,
+        clean_up_tokenization_spaces=False,
+    )
