@@ -36,7 +36,9 @@ def upcycle(dense: Path, directory: Path, num_experts: int, seed: int) -> None:
     weights = dense / "model.safetensors"
     config = read_json(dense / "config.json")
     if config["model_type"] != "mistral" or not weights.is_file():
-        raise CheckpointError(str(dense), config["model_type"], "upcycling needs a Mistral model in one safetensors file")
+        raise CheckpointError(
+            str(dense), config["model_type"], "upcycling needs a Mistral model in one safetensors file"
+        )
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, torch.Tensor] = {}
     for key, tensor in sorted(load_file(weights).items()):

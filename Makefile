@@ -1,0 +1,35 @@
+# make run [ARGS="recipe=NAME key=value"]: set up and carry out a SAMI run (default: recipe=sami_smol).
+# make test: set up and run every test. make test-quick: those that are not marked slow. make checks: format, lint, types.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+TRAIN := .venv/train/bin/python
+SOURCES := sami_nemo launcher_scripts tools tests
+
+.PHONY: run test test-quick checks format setup setup-train clean-environments
+
+run: setup
+	@$(TRAIN) launcher_scripts/main.py $(ARGS)
+
+test: setup
+	@$(TRAIN) -m pytest $(ARGS)
+
+test-quick: setup
+	@$(TRAIN) -m pytest -m "not slow" $(ARGS)
+
+checks: setup-train
+	$(TRAIN) -m ruff format --check $(SOURCES)
+	$(TRAIN) -m ruff check $(SOURCES)
+	$(TRAIN) -m mypy
+
+format: setup-train
+	$(TRAIN) -m ruff format $(SOURCES)
+	$(TRAIN) -m ruff check --fix $(SOURCES)
+
+setup:
+	@$(PYTHON) tools/setup_environments.py
+
+setup-train:
+	@$(PYTHON) tools/setup_environments.py train
+
+clean-environments:
+	rm -rf .venv
