@@ -37,7 +37,7 @@ class Geometry:
     hidden_size: int = 128
     num_attention_heads: int = 4
     num_key_value_heads: int = 2
-    num_experts: int = 4
+    num_experts: int | None = None
     """Of a Mixtral; a Mistral has none."""
     vocab_size: int = 1024
 
@@ -80,6 +80,7 @@ def _hf_config(geometry: Geometry, tokenizer: PreTrainedTokenizerFast) -> Mistra
     }
     if geometry.architecture == "mistral":
         return MistralConfig(**fields)
+    assert geometry.num_experts is not None, "a Mixtral has experts"
     return MixtralConfig(**fields, num_local_experts=geometry.num_experts, router_aux_loss_coef=0.0)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sami_nemo.errors import CheckpointError
@@ -22,16 +24,29 @@ def place(target: Path, build: Callable[[Path], None]) -> bool:
     Raises:
         CheckpointError: `target` exists and is damaged, or was not made by this function.
     """
-    if target.exists():
-        verify(target)
-        return False
-    unfinished = partial(target)
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    build(unfinished)
-    _seal(unfinished)
-    commit(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(target.parent):
+        if target.exists():
+            verify(target)
+            return False
+        unfinished = partial(target)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        build(unfinished)
+        _seal(unfinished)
+        commit(target)
     return True
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Hold `directory` against other processes that make models in it: two runs may start at once."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def verify(directory: Path) -> None:

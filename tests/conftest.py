@@ -1,0 +1,59 @@
+"""Fixtures that several test modules share: models, real data, the Pythons of both environments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real data sets beside the checkout; tests that read them are skipped where there are none."""
+    directory = ROOT.parent / "shared" / "data"
+    if not directory.is_dir():
+        pytest.skip(f"no real data in {directory}")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def generate_python() -> Path:
+    """The Python of the generation environment (vLLM, transformers 5)."""
+    python = ROOT / ".venv" / "generate" / "bin" / "python"
+    if not python.exists():
+        pytest.skip("no generation environment; run tools/setup_environments.py")
+    return python
+
+
+@pytest.fixture(scope="session")
+def tiny_mistral(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Mistral checkpoint: 2 layers, hidden 128, 4 heads, 2 key-value heads, vocabulary 1,024. Read only."""
+    from sami_nemo.model import random_model
+
+    directory = tmp_path_factory.mktemp("tiny") / "mistral"
+    directory.mkdir()
+    random_model.build(directory, random_model.Geometry(), seed=0)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_mixtral(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same geometry as a Mixtral with 4 random experts, 2 per token. Read only."""
+    from sami_nemo.model import random_model
+
+    directory = tmp_path_factory.mktemp("tiny") / "mixtral"
+    directory.mkdir()
+    random_model.build(directory, random_model.Geometry(architecture="mixtral", num_experts=4), seed=0)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct where `make run` keeps it; fetched and converted once (30 s). Read only."""
+    from sami_nemo.model.prepare import prepare_smollm2
+
+    directory = ROOT / "models" / "smollm2-135m"
+    prepare_smollm2(directory, num_experts=None)
+    return directory
