@@ -1,0 +1,360 @@
+"""Base models: conversion, upcycling, random weights, and what the model stage refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
+
+from sami_nemo.config import ModelConfig
+from sami_nemo.errors import CheckpointError, ConfigError
+from sami_nemo.model import random_model, sealed
+from sami_nemo.model.locate import locate
+from sami_nemo.model.prepare import ensure_model, verify_model
+from sami_nemo.model.smollm2 import verify_logits
+from sami_nemo.model.upcycle import upcycle
+
+ROOT = Path(__file__).parents[2]
+TEXTS = [
+    "How do I bake bread?",
+    "Call 555-0123 before 09:45, won't you?",
+    "  indented\n\n\tand tabbed ",
+    "naïve café, 東京, 🙂",
+    "<|im_start|>user\nhi<|im_end|>\n",
+]
+
+
+def logits(directory: Path, ids: torch.Tensor) -> torch.Tensor:
+    """fp32 logits of the model in `directory`."""
+    with torch.no_grad():
+        return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)(ids).logits
+
+
+def some_ids(vocab_size: int) -> torch.Tensor:
+    return torch.randint(vocab_size, (2, 48), generator=torch.Generator().manual_seed(1))
+
+
+# SmolLM2
+
+
+@pytest.mark.slow
+def test_smollm2_answers_in_its_chat_format(smollm2: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.bfloat16)
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    messages = [{"role": "user", "content": "What is the capital of France?"}]
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")
+    answer = model.generate(ids, max_new_tokens=20, do_sample=False)[0, ids.shape[1] :].tolist()
+    # It ends its turn by itself, so the end-of-sequence id in the generation config is the right one.
+    assert tokenizer.decode(answer) == "The capital of France is Paris.<|im_end|>"
+    assert answer[-1] == tokenizer.eos_token_id == model.generation_config.eos_token_id == 2
+
+
+@pytest.mark.slow
+def test_smollm2_is_a_plain_mistral_checkpoint(smollm2: Path) -> None:
+    config = json.loads((smollm2 / "config.json").read_text())
+    assert config["architectures"] == ["MistralForCausalLM"]
+    assert config["sliding_window"] is None
+    assert {tensor.dtype for tensor in load_file(smollm2 / "model.safetensors").values()} == {torch.bfloat16}
+    assert {path.suffix for path in smollm2.iterdir()} == {".json", ".jinja", ".safetensors"}
+
+
+@pytest.mark.slow
+def test_smollm2_tokenizer_splits_digits_and_adds_nothing(smollm2: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    assert tokenizer.tokenize("in 2024!") == ["in", "Ġ", "2", "0", "2", "4", "!"]
+    for text in TEXTS:
+        assert tokenizer.decode(tokenizer(text).input_ids) == text
+    template = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], add_generation_prompt=True)
+    assert template[0] == tokenizer.bos_token_id == 1
+    assert tokenizer.decode(template) == (
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+        "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_logit_comparison_sees_a_wrong_rotary_base() -> None:
+    """The check of the conversion, on a small pair of models: equal ones pass, one wrong config field fails."""
+    geometry = {
+        "vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    llama = LlamaForCausalLM(LlamaConfig(**geometry, rope_theta=100_000.0))
+    for theta, right in ((100_000.0, True), (10_000.0, False)):
+        mistral = MistralForCausalLM(MistralConfig(**geometry, rope_theta=theta, sliding_window=None))
+        mistral.load_state_dict(llama.state_dict())
+        if right:
+            verify_logits(llama, mistral)
+        else:
+            with pytest.raises(CheckpointError, match="largest logit difference"):
+                verify_logits(llama, mistral)
+
+
+TOKENIZE = """
+import json, sys
+from transformers import AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+texts = json.loads(sys.argv[2])
+chats = [[{"role": "user", "content": text}] for text in texts]
+rendered = [tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False) for chat in chats]
+encode = lambda text, special: tokenizer(text, add_special_tokens=special).input_ids
+print(json.dumps([[encode(text, special) for text in texts + rendered] for special in (False, True)]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["smollm2", "tiny_mistral"])
+def test_both_environments_tokenize_alike(model: str, generate_python: Path, request: pytest.FixtureRequest) -> None:
+    """transformers 4 trains on what transformers 5 sampled: one difference would shift every log-probability."""
+    directory = request.getfixturevalue(model)
+    outputs = [
+        subprocess.run(
+            [python, "-c", TOKENIZE, str(directory), json.dumps(TEXTS)], capture_output=True, text=True, check=True
+        ).stdout
+        for python in (sys.executable, str(generate_python))
+    ]
+    assert json.loads(outputs[0]) == json.loads(outputs[1])
+
+
+# Upcycling
+
+
+def test_upcycled_model_computes_the_dense_function(tiny_mistral: Path, tmp_path: Path) -> None:
+    """fp32 tolerance 1e-4 on logits of size 10: only the order of additions differs."""
+    upcycle(tiny_mistral, tmp_path, num_experts=4, seed=0)
+    ids = some_ids(1024)
+    dense = logits(tiny_mistral, ids)
+    torch.testing.assert_close(logits(tmp_path, ids), dense, rtol=0, atol=1e-4)
+
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["model.layers.0.block_sparse_moe.experts.2.w1.weight"] *= 0.5
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert (logits(tmp_path, ids) - dense).abs().max() > 1e-2
+
+
+def test_upcycled_router_uses_every_expert(tiny_mistral: Path, tmp_path: Path) -> None:
+    upcycle(tiny_mistral, tmp_path, num_experts=4, seed=0)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    with torch.no_grad():
+        router_logits = model(some_ids(1024), output_router_logits=True).router_logits
+    for layer_TE in router_logits:
+        share_E = layer_TE.topk(2, dim=-1).indices.flatten().bincount(minlength=4) / (2 * len(layer_TE))
+        # An even router gives 25 %; a degenerate one gives 50, 50, 0, 0.
+        assert share_E.min() > 0.1
+        assert share_E.max() < 0.45
+
+
+def test_upcycling_keeps_every_other_tensor_and_the_tokenizer(tiny_mistral: Path, tmp_path: Path) -> None:
+    upcycle(tiny_mistral, tmp_path, num_experts=4, seed=0)
+    dense, sparse = load_file(tiny_mistral / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    # Per layer three MLP tensors become four times three, and a router.
+    assert len(sparse) == len(dense) + 2 * (4 * 3 - 3 + 1)
+    down = sparse["model.layers.1.block_sparse_moe.experts.3.w2.weight"]
+    assert torch.equal(down, dense["model.layers.1.mlp.down_proj.weight"])
+    assert all(torch.equal(sparse[key], tensor) for key, tensor in dense.items() if ".mlp." not in key)
+    assert (tmp_path / "tokenizer.json").read_bytes() == (tiny_mistral / "tokenizer.json").read_bytes()
+
+
+def test_upcycling_refuses_a_mixtral(tiny_mixtral: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="upcycling needs a Mistral"):
+        upcycle(tiny_mixtral, tmp_path, num_experts=4, seed=0)
+
+
+@pytest.mark.slow
+def test_upcycled_smollm2_computes_the_same_function(smollm2: Path, tmp_path: Path) -> None:
+    """Tolerance 1e-3 in fp32: thirty layers of reordered additions, on logits of size 30."""
+    upcycle(smollm2, tmp_path, num_experts=4, seed=0)
+    ids = some_ids(49_152)
+    torch.testing.assert_close(logits(tmp_path, ids), logits(smollm2, ids), rtol=0, atol=1e-3)
+
+
+# Random models
+
+
+def test_random_model_follows_from_geometry_and_seed(tiny_mixtral: Path, tmp_path: Path) -> None:
+    geometry = random_model.Geometry(architecture="mixtral", num_experts=4)
+    for name, seed in (("same", 0), ("other", 1)):
+        (tmp_path / name).mkdir()
+        random_model.build(tmp_path / name, geometry, seed)
+    for name in ("model.safetensors", "tokenizer.json", "config.json"):
+        assert (tmp_path / "same" / name).read_bytes() == (tiny_mixtral / name).read_bytes()
+    weights = "model.safetensors"
+    assert (tmp_path / "other" / weights).read_bytes() != (tiny_mixtral / weights).read_bytes()
+
+
+@pytest.mark.parametrize("model", ["tiny_mistral", "tiny_mixtral"])
+def test_random_models_answer_each_prompt_differently(model: str, request: pytest.FixtureRequest) -> None:
+    directory = request.getfixturevalue(model)
+    network = AutoModelForCausalLM.from_pretrained(directory)
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    answers = set()
+    for text in TEXTS[:4]:
+        ids = tokenizer(text, return_tensors="pt").input_ids
+        assert ids[0].tolist().count(tokenizer.bos_token_id) == 1
+        answers.add(tuple(network.generate(ids, max_new_tokens=8, do_sample=False)[0, ids.shape[1] :].tolist()))
+    assert len(answers) == 4
+
+
+def test_tokenizer_needs_enough_text() -> None:
+    with pytest.raises(CheckpointError, match="1024 tokens"):
+        random_model.train_tokenizer(["too short"], vocab_size=1024)
+
+
+# Placing directories
+
+
+def test_place_builds_once_and_notices_damage(tmp_path: Path) -> None:
+    target = tmp_path / "models" / "m"
+    builds: list[Path] = []
+
+    def build(directory: Path) -> None:
+        builds.append(directory)
+        (directory / "weights").write_text("0123456789")
+
+    assert sealed.place(target, build)
+    assert not sealed.place(target, build)
+    assert len(builds) == 1
+    (target / "weights").write_text("0123456780")
+    with pytest.raises(CheckpointError, match="weights"):
+        sealed.place(target, build)
+    (target / "weights").unlink()
+    with pytest.raises(CheckpointError, match="missing"):
+        sealed.place(target, build)
+
+
+def test_place_leaves_a_foreign_directory_alone(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "weights").write_text("mine")
+    with pytest.raises(CheckpointError, match="no manifest"):
+        sealed.place(tmp_path / "m", lambda directory: None)
+    assert (tmp_path / "m" / "weights").read_text() == "mine"
+
+
+KILLED_BUILD = """
+import os, signal, sys
+from pathlib import Path
+from sami_nemo.model import sealed
+def build(directory):
+    (directory / "half").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+sealed.place(Path(sys.argv[1]), build)
+"""
+
+
+def test_killed_build_leaves_no_model(tmp_path: Path) -> None:
+    target = tmp_path / "m"
+    killed = subprocess.run([sys.executable, "-c", KILLED_BUILD, str(target)], cwd=ROOT, check=False)
+    assert killed.returncode == -9
+    assert not target.exists()
+    sealed.place(target, lambda directory: (directory / "whole").write_text("whole"))
+    assert sorted(path.name for path in target.iterdir()) == ["manifest.json", "whole"]
+
+
+SLOW_BUILD = """
+import sys, time
+from pathlib import Path
+from sami_nemo.model import sealed
+def build(directory):
+    time.sleep(0.5)
+    (directory / "weights").write_text("w")
+print(sealed.place(Path(sys.argv[1]), build))
+"""
+
+
+def test_two_processes_build_one_model(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SLOW_BUILD, str(tmp_path / "m")]
+    processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert sorted(process.communicate()[0].strip() for process in processes) == ["False", "True"]
+
+
+# The model stage
+
+
+def model_config(path: Path, **fields: object) -> ModelConfig:
+    return ModelConfig.model_validate({"name": "m", "architecture": "mistral", "path": str(path)} | fields)
+
+
+TINY_GEOMETRY = {"num_layers": 2, "hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
+
+
+def test_stage_makes_a_random_model(tiny_mistral: Path, tmp_path: Path) -> None:
+    config = model_config(tmp_path / "m", prepare="random", **TINY_GEOMETRY)
+    assert ensure_model(config) == tmp_path / "m"
+    assert (tmp_path / "m" / "model.safetensors").read_bytes() == (tiny_mistral / "model.safetensors").read_bytes()
+
+
+def test_stage_says_which_number_a_random_model_needs(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.hidden_size = null"):
+        ensure_model(model_config(tmp_path / "m", prepare="random", **TINY_GEOMETRY | {"hidden_size": None}))
+
+
+@pytest.mark.parametrize("fields", [{}, TINY_GEOMETRY])
+def test_own_checkpoint_is_accepted(tiny_mistral: Path, fields: dict[str, int]) -> None:
+    assert ensure_model(model_config(tiny_mistral, **fields)) == tiny_mistral
+
+
+def test_other_geometry_is_refused(tiny_mistral: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"num_hidden_layers .* = 2: model\.num_layers says 3"):
+        ensure_model(model_config(tiny_mistral, num_layers=3))
+
+
+def test_other_architecture_is_refused(tiny_mixtral: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"= mixtral: model\.architecture says mistral"):
+        ensure_model(model_config(tiny_mixtral))
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_incomplete_checkpoint_is_refused(tiny_mistral: Path, tmp_path: Path, missing: str) -> None:
+    shutil.copytree(tiny_mistral, tmp_path, dirs_exist_ok=True)
+    (tmp_path / missing).unlink()
+    (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
+    with pytest.raises(CheckpointError, match=missing.removeprefix("model")):
+        verify_model(tmp_path, model_config(tmp_path))
+
+
+def test_path_that_is_no_hub_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such directory"):
+        locate(str(tmp_path / "nowhere"))
+
+
+LOCATE = "import sys; from sami_nemo.model.locate import {function}; print({function}(sys.argv[1]))"
+
+
+def run_locate(function: str, cache: Path) -> subprocess.CompletedProcess[str]:
+    variables = os.environ | {"HF_HOME": str(cache), "HF_HUB_OFFLINE": "1"}
+    variables.pop("HF_HUB_CACHE", None)
+    command = [sys.executable, "-c", LOCATE.format(function=function), "some-one/some-model"]
+    return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("function", ["locate", "download"])
+def test_hub_name_is_found_in_the_local_cache(tiny_mistral: Path, tmp_path: Path, function: str) -> None:
+    repository = tmp_path / "hub" / "models--some-one--some-model"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    shutil.copytree(tiny_mistral, snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    assert run_locate(function, tmp_path).stdout.strip() == str(snapshot)
+
+
+@pytest.mark.parametrize("function", ["locate", "download"])
+def test_hub_name_that_cannot_be_had_says_what_to_do(tmp_path: Path, function: str) -> None:
+    finished = run_locate(function, tmp_path)
+    last = finished.stderr.strip().splitlines()[-1]
+    assert "CheckpointError: model.path = some-one/some-model: neither a directory nor available" in last
+    assert "hf download" in last
