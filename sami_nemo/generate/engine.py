@@ -1,0 +1,115 @@
+"""vLLM's engine, inside this process, with greedy decoding.
+
+Inside, because then every request of a chunk waits before the first step is scheduled: the batches, and with them
+greedy ties, are the same in each run. (An engine in a process of its own starts on the requests that have arrived.)
+On the CPU it is faster, too: workers of their own leave one core to the scheduler.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sami_nemo.config import Config
+
+# Read by vLLM while it is imported. What the user has set stays.
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    # The model is on this machine by now.
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One sampled response."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    """Without the end-of-sequence token."""
+    finish_reason: str
+
+
+class Engine:
+    """A loaded model. Use as a context manager: worker processes (tensor parallelism) end with it.
+
+    Args:
+        model: directory of a Hugging Face checkpoint.
+    """
+
+    def __init__(self, model: Path, config: Config) -> None:
+        on_cpu = config.cluster.accelerator == "cpu"
+        _set_environment(on_cpu)
+        from vllm import EngineArgs, LLMEngine, SamplingParams
+
+        generate = config.generate
+        self._engine = LLMEngine.from_engine_args(
+            EngineArgs(
+                model=str(model),
+                tokenizer_mode="hf",
+                trust_remote_code=False,
+                dtype=generate.dtype,
+                seed=config.seed,
+                max_model_len=generate.max_model_len,
+                max_num_seqs=generate.max_num_seqs,
+                tensor_parallel_size=generate.tensor_parallel,
+                distributed_executor_backend="uni" if generate.tensor_parallel == 1 else "mp",
+                gpu_memory_utilization=generate.gpu_memory_utilization,
+                kv_cache_memory_bytes=generate.cpu_kv_cache_gib * 2**30 if on_cpu else None,
+                # Compilation takes longer than it saves on the CPU.
+                enforce_eager=on_cpu,
+                enable_prefix_caching=True,
+                disable_log_stats=True,
+                use_tqdm_on_load=False,
+            )
+        )
+        # No stop strings: the tokens of a run-on stay visible, and the filters count it.
+        self._sampling = SamplingParams(temperature=0, max_tokens=generate.max_tokens)
+
+    def answer(self, prompts: Sequence[Sequence[int]], on_finished: Callable[[int], None]) -> list[Answer]:
+        """Sample one response to each prompt.
+
+        The prefix cache starts empty, so that the answers depend on nothing but `prompts`.
+
+        Args:
+            prompts: token ids.
+            on_finished: called with the response's number of tokens whenever one is whole.
+
+        Returns:
+            Answers in the order of `prompts`.
+        """
+        from vllm.inputs import tokens_input
+
+        self._engine.reset_prefix_cache()
+        for index, prompt_ids in enumerate(prompts):
+            self._engine.add_request(str(index), tokens_input(list(prompt_ids)), self._sampling)
+        answers: dict[int, Answer] = {}
+        while self._engine.has_unfinished_requests():
+            for output in self._engine.step():
+                if not output.finished:
+                    continue
+                completion = output.outputs[0]
+                # Without stop strings only an end-of-sequence token gives "stop", and it is the last.
+                ids = completion.token_ids[:-1] if completion.finish_reason == "stop" else completion.token_ids
+                answers[int(output.request_id)] = Answer(completion.text, tuple(ids), completion.finish_reason)
+                on_finished(len(ids))
+        return [answers[index] for index in range(len(prompts))]
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._engine.engine_core.shutdown()
+
+
+def _set_environment(on_cpu: bool) -> None:
+    for variable, value in ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    if on_cpu:
+        # Otherwise vLLM goes down to one thread once the model is loaded.
+        os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))

@@ -1,0 +1,154 @@
+"""The NeMo model class: response log-probs in the forward step, SAMI's loss in the reduction.
+
+Axes of tensor names: B contrast groups, C constitutions, R responses, N = B*C*R sequences in that order,
+S positions of a sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from nemo.collections import llm
+from nemo.collections.llm.gpt.model.base import GPTConfig
+from nemo.lightning.megatron_parallel import MegatronLossReduction
+from torch import Tensor
+
+from sami_nemo.config import TrainConfig
+from sami_nemo.data.contrast_batches import Batch
+from sami_nemo.model.optimizers import SamiOptimizerModule
+from sami_nemo.objective import kl_to_base, mutual_information_bound, response_logprobs, sami_loss
+
+BaseLogprobs = dict[int, Tensor]
+"""Token log-probs of each group's own responses under the base model, by group index: `[C, S]`."""
+
+
+def diagonal_sequences(values_NS: Tensor, shape: Tensor) -> Tensor:
+    """The sequences of each group whose response was sampled under their constitution: `[B, C, S]`."""
+    groups, size, _ = shape.tolist()
+    return values_NS.view(groups, size, size, -1).diagonal(dim1=1, dim2=2).movedim(-1, 1)
+
+
+def group_logprobs(token_logprobs_NS: Tensor, batch: Batch, normalization: str) -> Tensor:
+    """The matrix of response log-probs of each group in a micro-batch: `[B, C, R]`, nats."""
+    logprobs_N = response_logprobs(token_logprobs_NS, batch["mask"], normalization)  # type: ignore[arg-type]
+    return logprobs_N.view(batch["shape"].tolist())
+
+
+class SamiLossReduction(MegatronLossReduction[Batch, dict[str, Tensor]]):
+    """SAMI's loss of a micro-batch, and its mean over the micro-batches and data-parallel ranks of a step.
+
+    Every group weighs the same: micro-batches hold equally many.
+    """
+
+    def __init__(self, train: TrainConfig, base_logprobs: BaseLogprobs) -> None:
+        super().__init__()
+        self.train_config = train
+        self.base_logprobs = base_logprobs
+
+    def forward(self, batch: Batch, forward_out: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        logprobs_BCR = group_logprobs(forward_out, batch, self.train_config.logprob_normalization)
+        loss = sami_loss(logprobs_BCR).mean()
+        measures = {"bound": mutual_information_bound(logprobs_BCR.detach()).mean()}
+        if self.train_config.kl_beta:
+            kl = self._kl(batch, forward_out)
+            loss = loss + self.train_config.kl_beta * kl
+            measures["kl"] = kl.detach()
+        # Megatron divides the loss in place by the number of micro-batches.
+        return loss, {"loss": loss.detach().clone(), **measures}
+
+    def _kl(self, batch: Batch, token_logprobs_NS: Tensor) -> Tensor:
+        base = [self.base_logprobs[int(index)] for index in batch["group_index"]]
+        base_BCS = torch.zeros_like(diagonal_sequences(batch["mask"], batch["shape"]))
+        for row, base_CS in enumerate(base):
+            # A group's padding may differ between the reference pass and training; what counts is inside both.
+            width = min(base_CS.shape[-1], base_BCS.shape[-1])
+            base_BCS[row, :, :width] = base_CS[:, :width]
+        model_BCS = diagonal_sequences(token_logprobs_NS, batch["shape"])
+        mask_BCS = diagonal_sequences(batch["mask"], batch["shape"])
+        return kl_to_base(model_BCS, base_BCS, mask_BCS).mean()
+
+    def reduce(self, losses_reduced_per_micro_batch: list[dict[str, Tensor]]) -> dict[str, Tensor]:  # type: ignore[override]
+        names = list(losses_reduced_per_micro_batch[0])
+        values = torch.stack([torch.stack([m[name] for m in losses_reduced_per_micro_batch]).mean() for name in names])
+        group = parallel_state.get_data_parallel_group()
+        torch.distributed.all_reduce(values, group=group)
+        return dict(zip(names, values / torch.distributed.get_world_size(group), strict=True))
+
+
+@dataclass
+class GroupScore:
+    """What one model thinks of one contrast group."""
+
+    logprobs_CR: Tensor
+    token_logprobs_CS: Tensor
+    """Of each response under its own constitution, 0 outside the response."""
+
+
+@dataclass
+class ScoreReduction(MegatronLossReduction[Batch, dict[str, Tensor]]):
+    """Collects log-probs instead of a loss. Filled on the last pipeline stage only."""
+
+    normalization: str
+    scores: dict[int, GroupScore] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def forward(self, batch: Batch, forward_out: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        logprobs_BCR = group_logprobs(forward_out, batch, self.normalization)
+        tokens_BCS = diagonal_sequences(forward_out * batch["mask"], batch["shape"])
+        for row, index in enumerate(batch["group_index"].tolist()):
+            self.scores[index] = GroupScore(logprobs_BCR[row].cpu(), tokens_BCS[row].cpu())
+        return forward_out.new_zeros(()), {}
+
+    def reduce(self, losses_reduced_per_micro_batch: list[dict[str, Tensor]]) -> Tensor:  # type: ignore[override]
+        return torch.zeros(())
+
+
+class SamiModel(llm.GPTModel):
+    """A Mistral or Mixtral that is trained with SAMI's objective.
+
+    Args:
+        config: NeMo's configuration, see `nemo_config`.
+        train: optimisation settings.
+        load_weights: called with the Megatron module as soon as it is built, before the optimizer copies
+            its parameters.
+    """
+
+    def __init__(self, config: GPTConfig, train: TrainConfig, load_weights: Callable[[torch.nn.Module], None]) -> None:
+        super().__init__(config, optim=SamiOptimizerModule(train))
+        self.train_config = train
+        self.load_weights = load_weights
+        self.base_logprobs: BaseLogprobs = {}
+
+    def configure_model(self, vp_stage: int | None = None) -> None:
+        built = hasattr(self, "module")
+        super().configure_model(vp_stage)
+        if not built:
+            self.load_weights(self.module)
+
+    def data_step(self, dataloader_iter: Iterator[Any]) -> Batch:
+        """The next micro-batch, on this rank's device."""
+        batch = next(dataloader_iter)
+        batch = batch[0] if isinstance(batch, tuple) else batch
+        return {name: tensor.cuda(non_blocking=True) for name, tensor in batch.items()}
+
+    def forward_step(self, batch: Batch) -> Tensor:
+        """Log-prob of each next token on the last pipeline stage (`[N, S]`, nats), else the hidden states."""
+        output = self(batch["tokens"], batch["position_ids"], labels=batch["labels"])
+        return -output if parallel_state.is_pipeline_last_stage() else output
+
+    @property
+    def training_loss_reduction(self) -> SamiLossReduction:
+        return SamiLossReduction(self.train_config, self.base_logprobs)
+
+    @property
+    def validation_loss_reduction(self) -> SamiLossReduction:
+        return self.training_loss_reduction
