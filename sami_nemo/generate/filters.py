@@ -32,7 +32,9 @@ class Reason(StrEnum):
 
 HUMAN_TURN = re.compile(r"\bHuman:")
 # Apologies alone, as in the paper: "I can't" also opens good answers to harmful queries.
-EVASIVE_OPENING = re.compile(r"(i[’']?m|i am|we[’']?re|we are)?\s*(\w+\s)?sorry\b|(i|we|my) apolog|my apologies", re.IGNORECASE)
+EVASIVE_OPENING = re.compile(
+    r"((i[’']?m|i am|we[’']?re|we are) (\w+ )?)?sorry\b|(i|we) (\w+ )?apologi[sz]e\b|(my )?apologies\b", re.IGNORECASE
+)
 # Words that ask to be replaced; other brackets ("[citation needed]", "[24 M]", links) are ordinary text.
 PLACEHOLDER = re.compile(r"\[\s*(insert|enter|add|fill|your|name|date|company|recipient)\b[^\]\n]*\]", re.IGNORECASE)
 SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’»)\]*_`]*$")
