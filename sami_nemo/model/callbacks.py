@@ -59,6 +59,14 @@ class Checkpoints(pl.Callback):
             save_training_state(trainer.optimizers[0], self.directory, step)
 
 
+class EvaluationProgress(pl.Callback):
+    """Tells how many micro-batches are scored."""
+
+    def on_test_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, *_: int) -> None:
+        if trainer.is_global_zero:
+            report(batch_idx + 1, trainer.num_test_batches[0], "micro-batches")
+
+
 class FiniteCheck(pl.Callback):
     """Stops before the optimizer step if the loss or a gradient is not finite on any rank."""
 

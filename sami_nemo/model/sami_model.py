@@ -127,6 +127,11 @@ class SamiModel(llm.GPTModel):
         self.train_config = train
         self.load_weights = load_weights
         self.base_logprobs: BaseLogprobs = {}
+        self._score_reduction: ScoreReduction | None = None
+
+    def score_with(self, reduction: ScoreReduction) -> None:
+        """Let `trainer.test` collect log-probs in `reduction`."""
+        self._score_reduction = reduction
 
     def configure_model(self, vp_stage: int | None = None) -> None:
         built = hasattr(self, "module")
@@ -149,6 +154,10 @@ class SamiModel(llm.GPTModel):
     def training_loss_reduction(self) -> SamiLossReduction:
         return SamiLossReduction(self.train_config, self.base_logprobs)
 
+    def test_step(self, batch: Batch, batch_idx: int | None = None) -> Tensor:
+        return self.forward_step(batch)
+
     @property
-    def validation_loss_reduction(self) -> SamiLossReduction:
-        return self.training_loss_reduction
+    def test_loss_reduction(self) -> ScoreReduction:
+        assert self._score_reduction is not None, "call score_with before trainer.test"
+        return self._score_reduction

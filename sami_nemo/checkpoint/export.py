@@ -1,0 +1,110 @@
+"""Export a trained model as a Hugging Face checkpoint, and prove that it is the same model."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import parallel_state, tensor_parallel
+from megatron.core.utils import unwrap_model
+from nemo.lightning.megatron_parallel import MegatronLossReduction
+from torch import Tensor
+
+from sami_nemo.checkpoint.hf_export import export_hf
+from sami_nemo.checkpoint.hf_verify import hf_logits, verify_export
+from sami_nemo.errors import CheckpointError
+
+# Mean difference of log-probs, nats. In fp32 the two implementations differ by rounding in another order; in
+# bf16 they round after other operations: measured 0.01 to 0.03 for SmolLM2. Two swapped projections give > 1.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+# Enough positions for every projection and expert to matter; a multiple of every tensor-parallel size.
+FIXED_SHAPE = (2, 64)
+
+
+def export_and_verify(trainer: Any, base: Path, directory: Path) -> None:
+    """Write `directory` and check it: keys, shapes and bytes against `base`, then logits; collective.
+
+    Args:
+        trainer: NeMo's trainer after `fit`.
+        base: the Hugging Face checkpoint that training started from.
+        directory: an empty directory.
+
+    Raises:
+        CheckpointError: on every rank, if the export does not hold the model that was trained.
+    """
+    model = trainer.strategy.model
+    export_hf(unwrap_model(model.module.module), base, directory)
+    tokens_BS = fixed_tokens(model.module.config.vocab_size)
+    logits_BSV = megatron_logits(model, tokens_BS)
+    problem = ""
+    if torch.distributed.get_rank() == 0:
+        try:
+            verify_export(directory, base)
+            assert logits_BSV is not None
+            _compare(logits_BSV, hf_logits(directory, tokens_BS, dtype=model.module.config.params_dtype), directory)
+        except CheckpointError as error:
+            problem = error.remedy
+    problems = [problem]
+    torch.distributed.broadcast_object_list(problems, src=0)
+    if problems[0]:
+        raise CheckpointError("export", directory, problems[0])
+
+
+def fixed_tokens(vocabulary: int) -> Tensor:
+    """Token ids `[B, S]` all over the vocabulary, the same in every run."""
+    count = FIXED_SHAPE[0] * FIXED_SHAPE[1]
+    # A prime step visits ids far apart.
+    return (torch.arange(count) * 7919 % vocabulary).view(FIXED_SHAPE)
+
+
+def _compare(ours_BSV: Tensor, theirs_BSV: Tensor, directory: Path) -> None:
+    dtype = torch.float32 if ours_BSV.dtype == torch.float32 else torch.bfloat16
+    difference = (ours_BSV.float().log_softmax(-1) - theirs_BSV.float().log_softmax(-1)).abs().mean().item()
+    print(f"export: mean difference of log-probs between Megatron and transformers {difference:.2e} nats", flush=True)
+    if not difference <= TOLERANCE[dtype]:
+        raise CheckpointError(
+            "export", directory, f"gives other log-probs than the trained model: {difference:.3g} nats apart on average"
+        )
+
+
+class _LogitsReduction(MegatronLossReduction[Any, Any]):
+    """Keeps the logits of the last micro-batch, gathered over the tensor-parallel ranks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits_BSV: Tensor | None = None
+
+    def forward(self, batch: Any, forward_out: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        self.logits_BSV = tensor_parallel.gather_from_tensor_model_parallel_region(forward_out)
+        return forward_out.new_zeros(()), {}
+
+    def reduce(self, losses_reduced_per_micro_batch: Any) -> Tensor:
+        return torch.zeros(())
+
+
+def megatron_logits(model: Any, tokens_BS: Tensor) -> Tensor | None:
+    """Logits `[B, S, V]` of the model in training on rank 0, None elsewhere; collective.
+
+    Args:
+        model: NeMo's MegatronParallel after `fit`.
+    """
+    positions_BS = torch.arange(tokens_BS.shape[1]).expand_as(tokens_BS).contiguous()
+    batch = {"tokens": tokens_BS, "position_ids": positions_BS}
+    reduction = _LogitsReduction()
+    with torch.no_grad():
+        model.validation_step(
+            # As many micro-batches as a training step has; all are the same.
+            itertools.repeat(batch),
+            data_step=lambda iterator: {name: tensor.cuda() for name, tensor in next(iterator).items()},
+            forward_step=lambda chunk, batch: chunk(batch["tokens"], batch["position_ids"]),
+            loss_reduction=reduction,
+        )
+    logits = reduction.logits_BSV
+    last = parallel_state.get_pipeline_model_parallel_last_rank()
+    if parallel_state.get_pipeline_model_parallel_world_size() > 1:
+        holder = [logits.cpu() if logits is not None else None]
+        torch.distributed.broadcast_object_list(holder, last, parallel_state.get_pipeline_model_parallel_group())
+        logits = holder[0]
+    return logits.cpu() if logits is not None and torch.distributed.get_rank() == 0 else None

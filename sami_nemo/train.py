@@ -1,0 +1,99 @@
+"""The training stage of an iteration: base model in, Hugging Face checkpoint out.
+
+Under torch.distributed.run, one process per device:
+
+    python -m sami_nemo.train --run-dir runs/NAME --iteration N
+
+Trains from the base model on the contrast groups that the model of iteration N-1 gave rise to, goes on from
+its last checkpoint if there is one, exports, and verifies the export.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from sami_nemo.config import Config
+from sami_nemo.data.contrast_batches import group_length, training_order
+from sami_nemo.data.records import ContrastGroup
+from sami_nemo.launch import stage_entry
+from sami_nemo.model.locate import locate
+from sami_nemo.run_dir import RunDir, partial, read_jsonl, write_json
+
+
+def is_writer() -> bool:
+    """Whether this process is the one that prints and writes for all."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def main(config: Config, run: RunDir, iteration: int) -> None:
+    groups = [ContrastGroup.from_json(row) for row in read_jsonl(run.groups(iteration - 1) / "training.jsonl")]
+    base = locate(config.model.path)
+    directory = partial(run.train(iteration))
+    directory.mkdir(parents=True, exist_ok=True)
+    if is_writer():
+        print_sample(groups[0], base)
+
+    from sami_nemo.model.trainer import backend
+
+    with backend(config):
+        train_and_export(config, groups, base, directory, partial(run.hf(iteration)), iteration)
+
+
+def train_and_export(
+    config: Config, groups: list[ContrastGroup], base: Path, directory: Path, hf: Path, iteration: int
+) -> None:
+    """Train on `groups` and write the model to `hf`; collective over all ranks."""
+    import torch
+
+    from sami_nemo.checkpoint.export import export_and_verify
+    from sami_nemo.checkpoint.training_state import load_training_state
+    from sami_nemo.data.contrast_module import ContrastDataModule
+    from sami_nemo.model.callbacks import BaseReference, Checkpoints, FiniteCheck, StepLog, last_checkpoint
+    from sami_nemo.model.loggers import build_loggers
+    from sami_nemo.model.trainer import build_model, build_trainer
+
+    train, total = config.train, config.training_steps(iteration)
+    saved = directory / "checkpoints"
+    resumed = last_checkpoint(saved)
+    order = training_order(len(groups), config.seed, iteration)[resumed * train.batch_size : total * train.batch_size]
+    if is_writer():
+        print(f"training from step {resumed} of {total}", flush=True)
+
+    model = build_model(config, base, sequence_length=max(map(group_length, groups)))
+    loggers = build_loggers(config, directory, iteration) if is_writer() else []
+    callbacks: list[Any] = [
+        *([BaseReference()] if train.kl_beta else []),
+        Checkpoints(saved, train.checkpoint_every, resumed, total),
+        FiniteCheck(resumed),
+        StepLog(config, directory, resumed, total, loggers),
+    ]
+    trainer = build_trainer(config, max_steps=total - resumed, callbacks=callbacks)
+    trainer.fit(model, ContrastDataModule(groups, order, train, train.batch_size))
+    if resumed == total:
+        # Killed after the last step: nothing was left to train, so no callback has loaded the weights.
+        load_training_state(trainer.optimizers[0], saved, total)
+    if is_writer():
+        shutil.rmtree(hf, ignore_errors=True)
+        hf.mkdir(parents=True)
+    torch.distributed.barrier()
+    export_and_verify(trainer, base, hf)
+    if is_writer():
+        write_json(directory / "training.json", {"steps": total, "resumed_from": resumed, "groups": len(groups)})
+        shutil.rmtree(saved)
+
+
+def print_sample(group: ContrastGroup, base: Path) -> None:
+    """Print one sequence as the model sees it; what the loss counts stands between the marks."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    prompt, response = group.prompt_ids[0], group.response_ids[0]
+    shown = f"{tokenizer.decode(prompt)}>>>{tokenizer.decode(response)}<<<"
+    print(f"first sequence, {len(prompt)} + {len(response)} tokens, the loss counts >>>…<<<:\n{shown}", flush=True)
+
+
+if __name__ == "__main__":
+    stage_entry.run(main, "train")
