@@ -88,7 +88,7 @@ class PromptTokenizer:
         return self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def cut(self, ids: Sequence[int], text: str) -> tuple[int, ...]:
-        """The prefix of `ids` that says as much of `text` as whole tokens can, in the fewest tokens.
+        """The prefix of `ids` that says as much of `text` as whole tokens can, in the fewest tokens; never empty.
 
         White space around the text does not count: a token may hold the full stop and the line break after it.
 
@@ -96,7 +96,7 @@ class PromptTokenizer:
             ids: a response.
             text: the beginning of what they decode to.
         """
-        best: tuple[int, ...] = ()
+        best = tuple(ids[:1])
         longest = 0
         for length in range(1, len(ids) + 1):
             prefix = self.decode(ids[:length]).strip()

@@ -1,0 +1,187 @@
+"""The sampling stage with real vLLM on a random model: what it writes, and going on after kill -9."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sami_nemo.config import Config, dump_config, parse_config
+from sami_nemo.data.records import Response
+from sami_nemo.data.tokenization import PromptTokenizer
+from sami_nemo.generate import sample
+from sami_nemo.generate.requests import RequestPlan
+from sami_nemo.progress import EVENTS_VARIABLE
+from sami_nemo.run_dir import RunDir, partial, read_json, read_jsonl, write_jsonl, write_text
+
+ROOT = Path(__file__).parents[2]
+PRINCIPLES = ROOT / "sami_nemo" / "constitution" / "principles"
+CHUNK = 4
+TIMEOUT = 180
+
+
+def config(model: Path, runs_dir: Path, name: str) -> Config:
+    return parse_config(
+        {
+            "name": name,
+            "recipe": "test",
+            "seed": 0,
+            "iterations": 2,
+            "runs_dir": str(runs_dir),
+            "model": {"name": "tiny", "architecture": "mistral", "path": str(model)},
+            "data": {
+                "name": "d",
+                "format": "queries",
+                "task": "dialogue",
+                "source": "q.jsonl",
+                "evaluation_queries": 3,
+                "max_query_tokens": 64,
+            },
+            "constitution": {"name": "c", "principles": str(sorted(PRINCIPLES.glob("*.yaml"))[0])},
+            "generate": {
+                "max_tokens": 48,
+                "chat_template": False,
+                "dtype": "float32",
+                "max_model_len": 2048,
+                "max_num_seqs": 3,
+                "cpu_kv_cache_gib": 1,
+                "chunk_requests": CHUNK,
+                "oversample": 1.5,
+            },
+            "train": {"batch_size": 2, "batches": 2, "optimizer": "adamw", "lr": 1e-4},
+            "evaluate": {"constitutions_per_query": 2},
+            "logger": {},
+            "cluster": {"name": "local", "accelerator": "cpu", "devices_per_node": 1},
+        }
+    )
+
+
+def prepared_run(model: Path, runs_dir: Path, name: str) -> RunDir:
+    """A run whose queries are there. Iteration 1 needs 4 groups, so 6 of the 9 queries of its half are sampled."""
+    settings = config(model, runs_dir, name)
+    run_dir = RunDir(settings.run_dir)
+    write_text(run_dir.config, dump_config(settings))
+    for part, count in (("evaluation", 3), ("half_0", 9), ("half_1", 9)):
+        texts = [f"How do I bake {number} loaves?" for number in range(count)]
+        rows = ({"id": f"{part}-{i}", "text": text, "source": "test"} for i, text in enumerate(texts))
+        write_jsonl(run_dir.queries / f"{part}.jsonl", rows)
+    return run_dir
+
+
+def start(python: Path, run_dir: RunDir) -> subprocess.Popen[str]:
+    command = [str(python), "-m", "sami_nemo.generate.sample", "--run-dir", str(run_dir.root), "--iteration", "0"]
+    run_dir.events("sample_0").parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, EVENTS_VARIABLE: str(run_dir.events("sample_0"))}
+    log = run_dir.log("sample_0").open("a")
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def finish(process: subprocess.Popen[str], run_dir: RunDir) -> str:
+    """Wait for the stage; it must succeed and leave no process behind. Returns what it printed."""
+    returned = process.wait(TIMEOUT)
+    printed = run_dir.log("sample_0").read_text()
+    assert returned == 0, printed
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    return printed
+
+
+def kill_after_a_chunk(process: subprocess.Popen[str], file: Path) -> None:
+    """kill -9 as soon as `file` holds something; the next chunk is being sampled by then."""
+    deadline = time.monotonic() + TIMEOUT
+    while not (file.exists() and file.stat().st_size):
+        assert process.poll() is None, "the stage ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_mistral: Path, generate_python: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    run_dir = prepared_run(tiny_mistral, tmp_path_factory.mktemp("runs"), "undisturbed")
+    finish(start(generate_python, run_dir), run_dir)
+    return run_dir
+
+
+def responses(run_dir: RunDir, name: str) -> list[Response]:
+    return [Response.from_json(row) for row in read_jsonl(partial(run_dir.responses(0)) / f"{name}.jsonl")]
+
+
+@pytest.mark.slow
+def test_every_query_under_every_constitution(undisturbed: RunDir) -> None:
+    evaluation, training = responses(undisturbed, "evaluation"), responses(undisturbed, "training")
+    assert [r.query.id for r in evaluation] == [f"evaluation-{i}" for i in range(3) for _ in range(2)]
+    assert [r.query.id for r in training] == [f"half_0-{i}" for i in range(6) for _ in range(2)]
+    for first, second in zip(training[::2], training[1::2], strict=True):
+        assert first.constitution.id != second.constitution.id
+    events = read_jsonl(undisturbed.events("sample_0"))
+    assert (events[-1]["done"], events[-1]["total"], events[-1]["unit"]) == (18, 18, "responses")
+    assert events[-1]["tokens_per_s"] > 0
+    report = read_json(partial(undisturbed.responses(0)) / "report.json")
+    assert report["training"] == {"queries": 6, "requests": 12, "too_long": []}
+
+
+@pytest.mark.slow
+def test_responses_are_greedy_and_without_end_token(undisturbed: RunDir, tiny_mistral: Path) -> None:
+    """transformers continues the same prompt ids with the same tokens."""
+    import torch
+    from transformers import MistralForCausalLM
+
+    model = MistralForCausalLM.from_pretrained(tiny_mistral, dtype=torch.float32)
+    tokenizer = PromptTokenizer.load(tiny_mistral, "dialogue", False)
+    for response in responses(undisturbed, "training")[:4]:
+        prompt_ids = tokenizer.encode_generation_prompt(response.constitution, response.query)
+        assert response.prompt_tokens == len(prompt_ids)
+        with torch.no_grad():
+            prompt = torch.tensor([prompt_ids])
+            whole = model.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=48)
+        expected = whole[0, len(prompt_ids) :].tolist()
+        if response.finish_reason == "stop":
+            assert expected.pop() == model.config.eos_token_id
+        assert response.token_ids == tuple(expected)
+        assert tokenizer.decode(response.token_ids) == response.text
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_equals_undisturbed(
+    undisturbed: RunDir, tiny_mistral: Path, generate_python: Path, tmp_path: Path
+) -> None:
+    run_dir = prepared_run(tiny_mistral, tmp_path, "killed")
+    output = partial(run_dir.responses(0))
+    kill_after_a_chunk(start(generate_python, run_dir), output / "evaluation.jsonl")
+    # As if the next chunk had been half on its way to the disk.
+    with (output / "evaluation.jsonl").open("ab") as file:
+        left = len((output / "evaluation.jsonl").read_bytes().splitlines())
+        file.write(b'{"query": {"id": "evaluat')
+    assert left < 6 + 12
+    printed = finish(start(generate_python, run_dir), run_dir)
+    assert f"{CHUNK} of 18 responses are there" in printed or "6 of 18 responses are there" in printed
+    for name in ("evaluation.jsonl", "training.jsonl", "report.json", "model.json"):
+        assert (output / name).read_bytes() == (partial(undisturbed.responses(0)) / name).read_bytes(), name
+
+    # Nothing is left to do: the model is not even loaded.
+    before = run_dir.log("sample_0").read_text()
+    printed = finish(start(generate_python, run_dir), run_dir).removeprefix(before)
+    assert "loading" not in printed
+
+
+def test_responses_of_another_model_are_not_continued(tiny_mistral: Path, tmp_path: Path) -> None:
+    output = tmp_path / "responses.partial"
+    record = sample.model_record(tiny_mistral, {"evaluation": RequestPlan((), 0, ())})
+    sample.open_output(output, record)
+    (output / "evaluation.jsonl").write_text("kept\n")
+    sample.open_output(output, record)
+    assert (output / "evaluation.jsonl").read_text() == "kept\n"
+
+    other: dict[str, Any] = {**record, "sha256": "0" * 64}
+    sample.open_output(output, other)
+    assert not (output / "evaluation.jsonl").exists()
+    assert read_json(output / "model.json") == other
