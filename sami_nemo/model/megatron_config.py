@@ -77,7 +77,6 @@ def nemo_config(hf_config: dict[str, Any], train: TrainConfig, sequence_length: 
         # Groups differ in length, so pipeline stages must tell each other the shapes.
         "variable_seq_lengths": train.pipeline_parallel > 1,
         "moe_token_dispatcher_type": train.moe_dispatcher,
-        "perform_initialization": False,
         "params_dtype": torch.bfloat16 if train.precision == "bf16" else torch.float32,
         "tensor_model_parallel_size": train.tensor_parallel,
         "pipeline_model_parallel_size": train.pipeline_parallel,

@@ -1,0 +1,36 @@
+"""What every stage's process does before and after its own work."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from sami_nemo.config import Config, load_config
+from sami_nemo.errors import EXIT_USER_ERROR, UserError
+from sami_nemo.run_dir import RunDir
+from sami_nemo.versions import check_versions
+
+
+def run(main: Callable[[Config, RunDir, int], None], environment: str) -> None:
+    """Run a stage: `python -m MODULE --run-dir DIR [--iteration N]`.
+
+    Args:
+        main: the stage's work.
+        environment: "train" or "generate"; the packages of this environment are checked first.
+    """
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--iteration", type=int, default=0)
+    arguments = parser.parse_args()
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    try:
+        check_versions(environment)
+        main(load_config(arguments.run_dir / "config.yaml"), RunDir(arguments.run_dir), arguments.iteration)
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(error, file=sys.stderr, flush=True)
+        sys.exit(EXIT_USER_ERROR)
