@@ -28,8 +28,7 @@ from sami_nemo.model.locate import locate
 from sami_nemo.run_dir import RunDir, partial, read_json, read_jsonl, write_json, write_jsonl
 
 
-def main(config: Config, run_dir: RunDir, iteration: int | None) -> None:
-    assert iteration is not None
+def main(config: Config, run_dir: RunDir, iteration: int) -> None:
     tokenizer = PromptTokenizer.load(locate(config.model.path), config.data.task, config.generate.chat_template)
     responses = run_dir.responses(iteration)
     sampled = read_json(responses / "report.json")
@@ -178,4 +177,4 @@ def too_few_groups(config: Config, iteration: int, tally: Tally, sampled: int, h
 if __name__ == "__main__":
     from sami_nemo.launch import stage_entry
 
-    stage_entry.run(main)
+    stage_entry.run(main, "train")

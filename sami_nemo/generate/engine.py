@@ -7,7 +7,9 @@ On the CPU it is faster, too: workers of their own leave one core to the schedul
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +47,9 @@ class Engine:
     def __init__(self, model: Path, config: Config) -> None:
         on_cpu = config.cluster.accelerator == "cpu"
         _set_environment(on_cpu)
+        # What vLLM says of Triton and of torch's deprecations while it is imported, before it sets up its own log.
+        logging.getLogger("vllm").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
         from vllm import EngineArgs, LLMEngine, SamplingParams
 
         generate = config.generate

@@ -40,8 +40,7 @@ MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", "gene
 SECONDS_BETWEEN_REPORTS = 2.0
 
 
-def main(config: Config, run_dir: RunDir, iteration: int | None) -> None:
-    assert iteration is not None
+def main(config: Config, run_dir: RunDir, iteration: int) -> None:
     model = locate(config.model.path) if iteration == 0 else run_dir.hf(iteration)
     plans = plan_stage(config, run_dir, iteration, model)
     output = partial(run_dir.responses(iteration))
@@ -162,4 +161,4 @@ class Meter:
 if __name__ == "__main__":
     from sami_nemo.launch import stage_entry
 
-    stage_entry.run(main)
+    stage_entry.run(main, "generate")
