@@ -80,6 +80,7 @@ def nemo_config(hf_config: dict[str, Any], train: TrainConfig, sequence_length: 
         "params_dtype": torch.bfloat16 if train.precision == "bf16" else torch.float32,
         "tensor_model_parallel_size": train.tensor_parallel,
         "pipeline_model_parallel_size": train.pipeline_parallel,
+        "bf16": train.precision == "bf16",
         "pipeline_dtype": torch.bfloat16 if train.precision == "bf16" else torch.float32,
         "expert_model_parallel_size": train.expert_parallel,
         "sequence_parallel": train.sequence_parallel,
