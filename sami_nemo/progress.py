@@ -23,9 +23,18 @@ def report(done: int, total: int, unit: str, **values: float | int | str) -> Non
         unit: what is counted: "steps", "responses", "tensors", …
         values: what to show beside it, e.g. loss=0.69, bound=0.01, tokens_per_s=812.
     """
+    _append({"done": done, "total": total, "unit": unit, **values})
+
+
+def report_error(message: str) -> None:
+    """Append the line that the user is to see. An exit status does not survive torch.distributed.run."""
+    _append({"error": message})
+
+
+def _append(event: dict[str, Any]) -> None:
     path = os.environ.get(EVENTS_VARIABLE)
     if path is None:
         return
-    event: dict[str, Any] = {"time": time.time(), "done": done, "total": total, "unit": unit, **values}
+    event = {"time": time.time(), **event}
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(event) + "\n")

@@ -37,13 +37,14 @@ def export_and_verify(trainer: Any, base: Path, directory: Path) -> None:
     model = trainer.strategy.model
     export_hf(unwrap_model(model.module.module), base, directory)
     tokens_BS = fixed_tokens(model.module.config.vocab_size)
+    dtype = model.module.config.params_dtype
     logits_BSV = megatron_logits(model, tokens_BS)
     problem = ""
     if torch.distributed.get_rank() == 0:
         try:
             verify_export(directory, base)
             assert logits_BSV is not None
-            _compare(logits_BSV, hf_logits(directory, tokens_BS, dtype=model.module.config.params_dtype), directory)
+            _compare(logits_BSV, hf_logits(directory, tokens_BS, dtype), dtype, directory)
         except CheckpointError as error:
             problem = error.remedy
     problems = [problem]
@@ -59,8 +60,7 @@ def fixed_tokens(vocabulary: int) -> Tensor:
     return (torch.arange(count) * 7919 % vocabulary).view(FIXED_SHAPE)
 
 
-def _compare(ours_BSV: Tensor, theirs_BSV: Tensor, directory: Path) -> None:
-    dtype = torch.float32 if ours_BSV.dtype == torch.float32 else torch.bfloat16
+def _compare(ours_BSV: Tensor, theirs_BSV: Tensor, dtype: torch.dtype, directory: Path) -> None:
     difference = (ours_BSV.float().log_softmax(-1) - theirs_BSV.float().log_softmax(-1)).abs().mean().item()
     print(f"export: mean difference of log-probs between Megatron and transformers {difference:.2e} nats", flush=True)
     if not difference <= TOLERANCE[dtype]:

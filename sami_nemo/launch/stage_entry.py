@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sami_nemo.config import Config, load_config
 from sami_nemo.errors import EXIT_USER_ERROR, UserError
+from sami_nemo.progress import report_error
 from sami_nemo.run_dir import RunDir
 from sami_nemo.versions import check_versions
 
@@ -33,4 +34,5 @@ def run(main: Callable[[Config, RunDir, int], None], environment: str) -> None:
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":
             print(error, file=sys.stderr, flush=True)
+            report_error(str(error))
         sys.exit(EXIT_USER_ERROR)
