@@ -46,7 +46,7 @@ class Engine:
 
     def __init__(self, model: Path, config: Config) -> None:
         on_cpu = config.cluster.accelerator == "cpu"
-        _set_environment(on_cpu)
+        _set_environment(on_cpu, config.generate.tensor_parallel)
         # What vLLM says of Triton and of torch's deprecations while it is imported, before it sets up its own log.
         logging.getLogger("vllm").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
@@ -112,9 +112,13 @@ class Engine:
         self._engine.engine_core.shutdown()
 
 
-def _set_environment(on_cpu: bool) -> None:
+def _set_environment(on_cpu: bool, processes: int) -> None:
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     if on_cpu:
         # Otherwise vLLM goes down to one thread once the model is loaded.
-        os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+        cores = len(os.sched_getaffinity(0))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+    if on_cpu and processes > 1:
+        # Binding wants a NUMA node for each process, and refuses to start without.
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
