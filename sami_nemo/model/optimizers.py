@@ -51,6 +51,9 @@ class SamiOptimizerModule(MegatronOptimizerModule):
         in_place = self.train_config.precision == "bf16" and self.train_config.master_weights == "bf16"
         with _without_masters() if in_place else contextlib.nullcontext():
             optimizers = super().optimizers(model)
+        if in_place:
+            # Megatron's own insists on fp32 gradients.
+            megatron_optimizer.optimizer.clip_grad_by_total_norm_fp32 = _clip_by_total_norm
         if self.train_config.optimizer == "rmsprop":
             for optimizer in unchained(optimizers[0]):
                 _use_rmsprop(optimizer, self.train_config)
@@ -117,6 +120,16 @@ class Bf16WeightsDistributedOptimizer(DistributedOptimizer):
             for parameter, shard in zip(parameters, shards, strict=True):
                 own = self._get_model_param_range_map(parameter)["param"]
                 shard.grad = parameter.main_grad.view(-1)[own.start : own.end]
+
+
+def _clip_by_total_norm(
+    parameters: Any, max_norm: float, total_norm: float, use_decoupled_grad: bool = False
+) -> None:
+    """Scale gradients of any dtype so that their norm over all ranks is at most `max_norm`."""
+    coefficient = max_norm / (float(total_norm) + 1e-6)  # Megatron's guard against a norm of zero
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if coefficient < 1 and gradients:
+        torch._foreach_mul_(gradients, coefficient)
 
 
 @contextlib.contextmanager

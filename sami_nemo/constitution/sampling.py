@@ -1,0 +1,47 @@
+"""Constitutions drawn from principles (paper, section 3: one statement of each principle, uniformly)."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+from sami_nemo.constitution.principles import PrincipleSet, Statement, constitution
+from sami_nemo.data.records import Constitution
+from sami_nemo.errors import ConfigError
+
+
+def draw_constitutions(principles: PrincipleSet, n: int, seed: int, query_id: str) -> tuple[Constitution, ...]:
+    """`n` distinct constitutions for a query, uniformly without replacement, statements in random order.
+
+    The same for the same seed and query, whatever else is drawn.
+
+    Raises:
+        ConfigError: `n` is larger than the number of distinct constitutions.
+    """
+    if n > principles.count:
+        raise ConfigError(
+            "train.constitutions_per_query", n, f"the principles give only {principles.count} distinct constitutions"
+        )
+    draw = random.Random(f"{seed}/{query_id}")
+    # Each number below `count` stands for one combination, so that none is ever enumerated.
+    return tuple(_shuffled(_combination(principles, number), draw) for number in draw.sample(range(principles.count), n))
+
+
+def all_constitutions(principles: PrincipleSet, seed: int, query_id: str) -> tuple[Constitution, ...]:
+    """Every distinct constitution, in the principles' order, statements in random order."""
+    draw = random.Random(f"{seed}/{query_id}")
+    combinations = itertools.product(*(principle.statements for principle in principles.principles))
+    return tuple(_shuffled(list(combination), draw) for combination in combinations)
+
+
+def _combination(principles: PrincipleSet, number: int) -> list[Statement]:
+    """The digits of `number` in the mixed base of the principles' statement counts."""
+    chosen = []
+    for principle in principles.principles:
+        number, digit = divmod(number, len(principle.statements))
+        chosen.append(principle.statements[digit])
+    return chosen
+
+
+def _shuffled(chosen: list[Statement], draw: random.Random) -> Constitution:
+    return constitution(chosen, draw.sample(range(len(chosen)), len(chosen)))

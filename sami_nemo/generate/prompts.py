@@ -1,0 +1,48 @@
+"""The paper's prompts (appendices A.10 and A.11), filled in. The texts are in prompts/, with their sources.
+
+Base models are sampled with an example block that training leaves out. Instruct models see the same content, without
+an example, in both; their chat template goes around it elsewhere.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+from typing import Literal
+
+Task = Literal["dialogue", "summary"]
+
+_FOLDER = Path(__file__).parent / "prompts"
+_QUERY_PLACE = {"dialogue": "query", "summary": "post"}
+
+
+@functools.cache
+def _template(name: str) -> str:
+    # The file's last newline is not part of the prompt: the response follows the colon.
+    return (_FOLDER / f"{name}.txt").read_text(encoding="utf-8").removesuffix("\n")
+
+
+def _fill(template: str, values: dict[str, str]) -> str:
+    """Fill all places at once, so that braces in a value stay as they are."""
+    return re.sub(r"\{(\w+)\}", lambda place: values[place[1]], template)
+
+
+def generation_prompt(task: Task, constitution_text: str, query_text: str, instruct: bool) -> str:
+    """What a model is asked when responses are sampled."""
+    if instruct:
+        return training_prompt(task, constitution_text, query_text, instruct)
+    # The dialogue prompt has a place for a turn of HH-RLHF, which begins with its speaker.
+    query = f"Human: {query_text}" if task == "dialogue" else query_text
+    return _fill(_template(f"{task}_generation"), {"constitution": constitution_text, _QUERY_PLACE[task]: query})
+
+
+def training_prompt(task: Task, constitution_text: str, query_text: str, instruct: bool) -> str:
+    """The prompt under which log-probs of a response are taken."""
+    template = _template(f"{task}_{'instruct' if instruct else 'training'}")
+    return _fill(template, {"constitution": constitution_text, _QUERY_PLACE[task]: query_text})
+
+
+def response_prefix(task: Task, instruct: bool) -> str:
+    """The beginning of a response that its generation prompt already contains ("Summary: The post")."""
+    return " The post" if task == "summary" and not instruct else ""
