@@ -1,0 +1,178 @@
+"""Queries from data sets, on the `datasets` library.
+
+Every row is either kept or counted under a reason; `LoadReport` adds up to the rows read.
+"""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sami_nemo.config import DataConfig
+from sami_nemo.data.records import Query
+from sami_nemo.errors import DataError
+
+REPOSITORY = Path(__file__).parents[2]
+HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
+
+Row = tuple[str, int, dict[str, Any]]
+"""Source (file, or subset of a hub data set), row number from 1, and fields."""
+
+
+@dataclass
+class LoadReport:
+    """What became of the rows."""
+
+    read: int = 0
+    kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    """By reason: malformed, empty, over_long, duplicate."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"read": self.read, "kept": self.kept, "dropped": dict(self.dropped)}
+
+
+def load_queries(data: DataConfig, count_tokens: Callable[[str], int]) -> tuple[list[Query], LoadReport]:
+    """Read, clean and de-duplicate queries, in the order of the source.
+
+    Args:
+        count_tokens: length of a text in the model's tokens.
+
+    Raises:
+        DataError: a source that is missing or cannot be reached, or a file that cannot be parsed, with its line.
+    """
+    extract = {"hh_rlhf": first_human_turn, "tldr": post, "queries": lambda row: text_field(row, data.field)}[data.format]
+    report = LoadReport()
+    queries: list[Query] = []
+    seen: set[str] = set()
+    for source, number, row in read_rows(data):
+        report.read += 1
+        text = extract(row)
+        reason = _reason_to_drop(text, seen, data.max_query_tokens, count_tokens)
+        if reason:
+            report.dropped[reason] += 1
+            continue
+        assert text is not None
+        seen.add(_normalised(text))
+        queries.append(Query(id=f"{source}:{number}", text=text.strip(), source=source))
+        report.kept += 1
+    return queries, report
+
+
+def _reason_to_drop(
+    text: str | None, seen: set[str], max_tokens: int, count_tokens: Callable[[str], int]
+) -> str | None:
+    if text is None:
+        return "malformed"
+    if not text.strip():
+        return "empty"
+    if _normalised(text) in seen:
+        return "duplicate"
+    if count_tokens(text.strip()) > max_tokens:
+        return "over_long"
+    return None
+
+
+def _normalised(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+def first_human_turn(row: dict[str, Any]) -> str | None:
+    """The first query of an HH-RLHF conversation; later turns and preferences are discarded (paper, section 4)."""
+    conversation = row.get("chosen")
+    if not isinstance(conversation, str) or not conversation.startswith(HUMAN) or ASSISTANT not in conversation:
+        return None
+    turn = conversation.removeprefix(HUMAN)
+    return turn.split(ASSISTANT, 1)[0].split(HUMAN, 1)[0]
+
+
+def post(row: dict[str, Any]) -> str | None:
+    """The post of a TL;DR comparison: the hub's schema, or a plain `post` field."""
+    info = row.get("info")
+    return text_field(info if isinstance(info, dict) else row, "post")
+
+
+def text_field(row: dict[str, Any], name: str) -> str | None:
+    value = row.get(name)
+    return value if isinstance(value, str) else None
+
+
+def read_rows(data: DataConfig) -> Iterator[Row]:
+    """The rows of files (JSONL, .gz of it, Parquet), or of a hub data set."""
+    files = local_files(data.source)
+    if files:
+        for file in files:
+            yield from _file_rows(file)
+    else:
+        yield from _hub_rows(data)
+
+
+def local_files(source: str) -> list[Path]:
+    """Files that `source` names, as a path or a glob, from here or from the repository."""
+    for pattern in (source, str(REPOSITORY / source)):
+        files = sorted(Path(name) for name in glob.glob(pattern) if Path(name).is_file())
+        if files:
+            return files
+    if source.endswith((".jsonl", ".jsonl.gz", ".parquet")):
+        raise DataError("data.source", source, "no such file")
+    return []
+
+
+def _file_rows(file: Path) -> Iterator[Row]:
+    if file.name.endswith(".parquet"):
+        import datasets
+
+        try:
+            # In memory: a cache of the user's own small files would only be in the way.
+            table = datasets.Dataset.from_parquet(str(file), keep_in_memory=True)
+        except (ValueError, OSError, datasets.exceptions.DatasetGenerationError) as error:
+            raise DataError("data.source", file, f"is not Parquet: {error}") from None
+        yield from _numbered(file.name, table)
+    elif file.name.endswith((".jsonl", ".jsonl.gz")):
+        yield from _numbered(file.name, _json_lines(file))
+    else:
+        raise DataError("data.source", file, "must be .jsonl, .jsonl.gz or .parquet")
+
+
+def _json_lines(file: Path) -> Iterator[dict[str, Any]]:
+    # datasets' own JSON reader names no line when a file is broken, which is what a user needs.
+    opened = gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8")
+    number = 0
+    with opened as lines:
+        try:
+            for number, line in enumerate(lines, start=1):
+                row = json.loads(line) if line.strip() else {}
+                yield row if isinstance(row, dict) else {}
+        except (json.JSONDecodeError, UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+            place = number if isinstance(error, json.JSONDecodeError) else number + 1
+            raise DataError("data.source", f"{file}, line {place}", f"cannot be parsed: {error}") from None
+
+
+def _hub_rows(data: DataConfig) -> Iterator[Row]:
+    import datasets
+
+    # HH-RLHF keeps its subsets in directories, other data sets in configurations.
+    options: list[tuple[str, dict[str, Any]]] = [("", {})]
+    if data.subsets:
+        key = "data_dir" if data.format == "hh_rlhf" else "name"
+        options = [(subset, {key: subset}) for subset in data.subsets]
+    for subset, option in options:
+        try:
+            rows = datasets.load_dataset(data.source, split=data.split, **option)
+        except Exception as error:  # whatever the hub, the network or the cache raise, the user needs the same line
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise DataError(
+                "data.source", data.source, f"is no local file and cannot be loaded from the hub ({reason})"
+            ) from None
+        yield from _numbered(subset or data.source, rows)
+
+
+def _numbered(source: str, rows: Iterable[Any]) -> Iterator[Row]:
+    for number, row in enumerate(rows, start=1):
+        yield source, number, row
