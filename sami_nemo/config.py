@@ -223,3 +223,13 @@ def load_config(path: Path) -> Config:
 def dump_config(config: Config) -> str:
     """YAML that `load_config` reads back to an equal configuration."""
     return yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
+
+
+def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key."""
+    if not isinstance(values, dict):
+        return {prefix: values}
+    flat: dict[str, Any] = {}
+    for key, below in values.items():
+        flat |= flatten(below, f"{prefix}.{key}" if prefix else str(key))
+    return flat

@@ -1,11 +1,12 @@
 """Are the packages that matter the ones this project is pinned to? Reads the lock files; imports none of the packages.
 
-Run as `python -m sami_nemo.versions train` (or `generate`) in the environment to check.
+Run as `python -m sami_nemo.versions train` (or `generate`) in the environment to check; it prints what is installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from importlib import metadata
@@ -31,8 +32,11 @@ CHECKED = {
 NVIDIA_BUILD = re.compile(r"\+(.*\.)?nv\d{2}\.\d{2}")
 
 
-def check_versions(environment: Environment, locks: Path = LOCKS) -> None:
+def check_versions(environment: Environment, locks: Path = LOCKS) -> dict[str, str]:
     """Compare what is installed with the lock file of `environment`.
+
+    Returns:
+        The versions of the packages that were compared.
 
     Raises:
         EnvironmentMismatch: the first package that is missing or has another version; local suffixes such as
@@ -42,8 +46,10 @@ def check_versions(environment: Environment, locks: Path = LOCKS) -> None:
     if environment == "generate" and _installed("vllm") is not None:
         lock = "generate-gpu.txt"
     pins = read_lock(locks / lock)
+    versions = {}
     for package in CHECKED[lock]:
         installed = _installed(package)
+        versions[package] = installed or ""
         if package == "torch" and installed is not None and NVIDIA_BUILD.search(installed):
             continue
         if installed is None or installed.split("+")[0] != pins[package]:
@@ -52,6 +58,7 @@ def check_versions(environment: Environment, locks: Path = LOCKS) -> None:
                 f"{environment}` and use .venv/{environment}/bin/python"
             )
             raise EnvironmentMismatch(package, installed or "(not installed)", remedy)
+    return versions
 
 
 def read_lock(path: Path) -> dict[str, str]:
@@ -72,10 +79,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Check this Python's packages against the lock file.")
     parser.add_argument("environment", choices=("train", "generate"))
     try:
-        check_versions(parser.parse_args().environment)
+        versions = check_versions(parser.parse_args().environment)
     except UserError as error:
         print(error, file=sys.stderr)
         return EXIT_USER_ERROR
+    print(json.dumps(versions))
     return 0
 
 

@@ -1,9 +1,9 @@
 """metrics.json: what a run measured, by iteration. No torch: the launcher and the tools read it too.
 
-    bound of a query   log C - loss (nats), see objective.py
-    mean, sem, n       over held-out queries; sem = sample standard deviation / sqrt(n)
-    max                log C, where the estimate saturates
-    gain               bound of a query minus its bound at iteration 0, over the queries that both have
+bound of a query   log C - loss (nats), see objective.py
+mean, sem, n       over held-out queries; sem = sample standard deviation / sqrt(n)
+max                log C, where the estimate saturates
+gain               bound of a query minus its bound at iteration 0, over the queries that both have
 """
 
 from __future__ import annotations
@@ -57,8 +57,12 @@ def _gain(before: Path, after: Path) -> dict[str, float | int]:
 
 
 def write_metrics(config: Config, run: RunDir, directory: Path, iteration: int) -> None:
-    """Write metrics.json with the iterations before `iteration` and this one, whose results are in `directory`."""
-    folders = [*(run.evaluation(n) for n in range(iteration)), directory]
+    """Write metrics.json with this iteration, whose results are in `directory`, those before, and later ones if any.
+
+    There are later ones when an evaluation is repeated in a finished run.
+    """
+    later = (run.evaluation(n) for n in range(iteration + 1, config.iterations + 1))
+    folders = [*(run.evaluation(n) for n in range(iteration)), directory, *(path for path in later if path.exists())]
     entries = [read_json(folder / "summary.json") for folder in folders]
     for entry, folder in zip(entries[1:], folders[1:], strict=True):
         entry["mi_bound_gain"] = _gain(folders[0], folder)

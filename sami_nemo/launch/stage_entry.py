@@ -13,10 +13,10 @@ from sami_nemo.config import Config, load_config
 from sami_nemo.errors import EXIT_USER_ERROR, UserError
 from sami_nemo.progress import report_error
 from sami_nemo.run_dir import RunDir
-from sami_nemo.versions import check_versions
+from sami_nemo.versions import Environment, check_versions
 
 
-def run(main: Callable[[Config, RunDir, int], None], environment: str) -> None:
+def run(main: Callable[[Config, RunDir, int], None], environment: Environment) -> None:
     """Run a stage: `python -m MODULE --run-dir DIR [--iteration N]`.
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sami_nemo.config import Config, ModelConfig
+from sami_nemo.config_checks import HF_GEOMETRY
 from sami_nemo.errors import CheckpointError, ConfigError
 from sami_nemo.model import random_model, sealed, smollm2
 from sami_nemo.model.locate import download
@@ -13,19 +14,10 @@ from sami_nemo.run_dir import RunDir, read_json
 
 # Of random weights and routers. Not the seed of the run: runs that differ in it start from the same base model.
 MODEL_SEED = 0
-
-# Our names of the geometry and those of config.json.
-GEOMETRY = {
-    "num_layers": "num_hidden_layers",
-    "hidden_size": "hidden_size",
-    "num_attention_heads": "num_attention_heads",
-    "num_key_value_heads": "num_key_value_heads",
-    "num_experts": "num_local_experts",
-}
 DENSE_SMOLLM2 = "smollm2-135m"
 
 
-def main(config: Config, run_dir: RunDir, iteration: int | None) -> None:
+def main(config: Config, run_dir: RunDir, iteration: int) -> None:
     directory = ensure_model(config.model)
     print(f"base model: {directory.resolve()}")
 
@@ -75,7 +67,7 @@ def verify_model(directory: Path, model: ModelConfig) -> None:
     if found.get("model_type") != model.architecture:
         remedy = f"model.architecture says {model.architecture}; only mistral and mixtral are supported"
         raise CheckpointError(f"model_type in {config_file}", found.get("model_type"), remedy)
-    for field, name in GEOMETRY.items():
+    for field, name in HF_GEOMETRY.items():
         expected = getattr(model, field)
         if expected is not None and found.get(name) != expected:
             remedy = f"model.{field} says {expected}; correct it, or set it to null to read it from the checkpoint"
@@ -118,4 +110,4 @@ def _required(model: ModelConfig, field: str) -> int:
 if __name__ == "__main__":
     from sami_nemo.launch import stage_entry
 
-    stage_entry.run(main)
+    stage_entry.run(main, "train")

@@ -1,0 +1,132 @@
+"""From the words of a command line to a `Config`: Hydra puts conf/ and recipes/ together, config.py checks types.
+
+Hydra's own messages span many lines and name its internals, so names are looked up here first.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from pydantic import BaseModel
+
+from sami_nemo.config import Config, flatten, parse_config
+from sami_nemo.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf"
+RECIPES = ROOT / "recipes"
+DEFAULT_RECIPE = "sami_smol"
+
+
+def split_arguments(arguments: list[str]) -> tuple[list[str], bool]:
+    """Separate `dry_run=true`, which is no part of an experiment, from the overrides."""
+    overrides = [argument for argument in arguments if not argument.startswith("dry_run=")]
+    flags = [argument.removeprefix("dry_run=").lower() for argument in arguments if argument.startswith("dry_run=")]
+    for flag in flags:
+        if flag not in ("true", "false"):
+            raise ConfigError("dry_run", flag, "set true or false")
+    return overrides, flags[-1:] == ["true"]
+
+
+def compose(overrides: list[str]) -> Config:
+    """The configuration of a recipe with overrides.
+
+    Args:
+        overrides: `recipe=NAME`, `GROUP=NAME` and `key=value`, in Hydra's grammar of values.
+
+    Raises:
+        ConfigError: the first thing that is wrong, in one line.
+    """
+    recipe = DEFAULT_RECIPE
+    hydra_overrides = [f"hydra.searchpath=[{ROOT.as_uri()}]"]
+    groups = sorted(path.name for path in CONF.iterdir() if path.is_dir())
+    for text in overrides:
+        override = _parse(text)
+        key = override.key_or_group
+        if key == "recipe":
+            recipe = str(override.value())
+            _check_choice("recipe", recipe, RECIPES)
+        elif key in groups:
+            _check_choice(key, str(override.value()), CONF / key)
+            hydra_overrides.append(text)
+        else:
+            _check_key(key, override.get_value_element_as_str())
+            # A group states only what differs from the schema's defaults, so a key may have to be added.
+            hydra_overrides.append(f"++{text}")
+    hydra_overrides += [f"recipe={recipe}", f"recipes@_global_={recipe}"]
+    values = _resolve(hydra_overrides)
+    for key, value in flatten(values).items():
+        _check_key(key, value)
+    return parse_config(values)
+
+
+def _parse(text: str) -> Override:
+    if "=" not in text or text.startswith(("+", "~", "-")):
+        raise ConfigError("argument", text, "give recipe=NAME, GROUP=NAME or key=value; --help explains")
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        key, _, value = text.partition("=")
+        raise ConfigError(key, value, f"not a value ({_first_line(error)}); quote it: '{key}=\"{value}\"'") from None
+
+
+def _check_choice(field: str, name: str, directory: Path) -> None:
+    names = sorted(path.stem for path in directory.glob("*.yaml"))
+    if name not in names:
+        raise ConfigError(field, name, f"no such choice{nearest(name, names)}; there are {', '.join(names)}")
+
+
+def _check_key(key: str, value: Any) -> None:
+    known = set(schema_keys(Config))
+    if key not in known:
+        sections = {name.partition(".")[0] for name in known if "." in name}
+        remedy = "a group; choose one of its files" if key in sections else f"unknown key{nearest(key, known)}"
+        raise ConfigError(key, value, remedy)
+
+
+def schema_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
+    """Dotted names of all fields."""
+    keys = []
+    for name, field in section.model_fields.items():
+        below = [kind for kind in (field.annotation, *get_args(field.annotation)) if _is_section(kind)]
+        keys += schema_keys(below[0], f"{prefix}{name}.") if below else [prefix + name]
+    return keys
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """`; did you mean …?`, or nothing if nothing is near."""
+    close = difflib.get_close_matches(name, list(choices), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _resolve(hydra_overrides: list[str]) -> dict[str, Any]:
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            composed = hydra_compose("config", overrides=hydra_overrides)
+        values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        key = error.full_key or "?"
+        raise ConfigError(key, "(missing)", f"give it a value: {key}=VALUE") from None
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ConfigError("configuration", "(cannot be put together)", _first_line(error)) from None
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,214 @@
+"""Combinations of settings that cannot work, found before anything starts. Needs neither torch nor NeMo.
+
+`config.py` checks each field by itself; here several fields, and the files they name, are checked together.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sami_nemo.config import Config, ModelConfig
+from sami_nemo.errors import ConfigError
+
+# Our names of a model's geometry, and those of a Hugging Face config.json.
+HF_GEOMETRY = {
+    "num_layers": "num_hidden_layers",
+    "hidden_size": "hidden_size",
+    "num_attention_heads": "num_attention_heads",
+    "num_key_value_heads": "num_key_value_heads",
+    "num_experts": "num_local_experts",
+}
+
+# Tokens of a prompt besides its query. The longest of the paper's constitutions (Table 4) takes about 100, and so do the
+# prompt with its example block and a chat template; the rest is for longer principles and smaller vocabularies. Prompts
+# that are too long all the same are counted and left out while sampling.
+PROMPT_ROOM = 300
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes of the base model; null where neither the configuration nor a local config.json states them."""
+
+    num_layers: int | None
+    hidden_size: int | None
+    num_attention_heads: int | None
+    num_key_value_heads: int | None
+    num_experts: int | None
+
+
+def check_config(config: Config) -> None:
+    """Refuse settings that do not go together.
+
+    Raises:
+        ConfigError: the first such combination, with one field to change, its value and what to do.
+    """
+    geometry = read_geometry(config.model)
+    for check in CHECKS:
+        check(config, geometry)
+
+
+def read_geometry(model: ModelConfig) -> Geometry:
+    """The stated geometry, with nulls filled from config.json if `model.path` is a directory on this machine.
+
+    Raises:
+        ConfigError: the two differ, or config.json cannot be read.
+    """
+    hf_config = _read_hf_config(Path(model.path) / "config.json")
+    architecture = hf_config.get("model_type", model.architecture)
+    if architecture != model.architecture:
+        raise ConfigError(
+            "model.architecture", model.architecture, f"{model.path}/config.json says model_type = {architecture}"
+        )
+    sizes = {}
+    for field, hf_name in HF_GEOMETRY.items():
+        stated, found = getattr(model, field), hf_config.get(hf_name)
+        if hf_config and stated is not None and stated != found:
+            remedy = (
+                f"{model.path}/config.json says {hf_name} = {found}; correct one of them, or set null to read it there"
+            )
+            raise ConfigError(f"model.{field}", stated, remedy)
+        sizes[field] = stated if found is None else found
+    return Geometry(**sizes)
+
+
+def _read_hf_config(path: Path) -> dict[str, Any]:
+    """A hub name, or a model still to be prepared, has no such file yet: nothing is known then."""
+    if not path.is_file():
+        return {}
+    try:
+        hf_config = json.loads(path.read_text())
+    except ValueError as error:
+        raise ConfigError("model.path", path.parent, f"its config.json is not JSON ({error})") from None
+    if not isinstance(hf_config, dict):
+        raise ConfigError("model.path", path.parent, "its config.json is not a JSON object")
+    return hf_config
+
+
+def check_experts(config: Config, geometry: Geometry) -> None:
+    stated, architecture = config.model.num_experts, config.model.architecture
+    if architecture == "mistral" and stated is not None:
+        raise ConfigError(
+            "model.num_experts", stated, "a mistral has no experts; set null or model.architecture=mixtral"
+        )
+    expert_parallel, experts = config.train.expert_parallel, geometry.num_experts
+    if architecture == "mistral" and expert_parallel > 1:
+        raise ConfigError("train.expert_parallel", expert_parallel, f"{config.model.name} has no experts; set 1")
+    if experts is not None and experts % expert_parallel:
+        raise ConfigError("train.expert_parallel", expert_parallel, f"must divide the {experts} experts of the model")
+
+
+def check_tensor_parallel(config: Config, geometry: Geometry) -> None:
+    size = config.train.tensor_parallel
+    heads = {
+        "attention heads": geometry.num_attention_heads,
+        "key-value heads": geometry.num_key_value_heads,
+    }
+    for name, count in heads.items():
+        if count is not None and count % size:
+            raise ConfigError("train.tensor_parallel", size, f"must divide the {count} {name} of the model")
+
+
+def check_sequence_parallel(config: Config, geometry: Geometry) -> None:
+    train = config.train
+    if train.sequence_parallel and train.tensor_parallel == 1:
+        remedy = "it splits sequences over the tensor-parallel ranks; set false, or train.tensor_parallel above 1"
+        raise ConfigError("train.sequence_parallel", train.sequence_parallel, remedy)
+    if config.model.architecture == "mixtral" and train.tensor_parallel > 1 and not train.sequence_parallel:
+        remedy = f"experts with train.tensor_parallel={train.tensor_parallel} need it in Megatron; set true"
+        raise ConfigError("train.sequence_parallel", train.sequence_parallel, remedy)
+
+
+def check_pipeline_parallel(config: Config, geometry: Geometry) -> None:
+    stages = config.train.pipeline_parallel
+    if geometry.num_layers is not None and geometry.num_layers % stages:
+        raise ConfigError(
+            "train.pipeline_parallel", stages, f"must divide the {geometry.num_layers} layers of the model"
+        )
+    if config.model.architecture == "mixtral" and stages > 1 and config.train.moe_dispatcher == "allgather":
+        remedy = "cannot follow sequences of varying length through a pipeline; use alltoall"
+        raise ConfigError("train.moe_dispatcher", config.train.moe_dispatcher, remedy)
+
+
+def check_context_parallel(config: Config, geometry: Geometry) -> None:
+    if config.train.context_parallel > 1:
+        remedy = "context parallelism is not supported; set 1 and split sequences with train.sequence_parallel"
+        raise ConfigError("train.context_parallel", config.train.context_parallel, remedy)
+
+
+def check_devices(config: Config, geometry: Geometry) -> None:
+    train, cluster = config.train, config.cluster
+    devices = cluster.nodes * cluster.devices_per_node
+    model_parallel = train.tensor_parallel * train.pipeline_parallel
+    if devices % model_parallel:
+        remedy = (
+            f"{cluster.nodes} nodes x {cluster.devices_per_node} devices must be a multiple of tensor x pipeline "
+            f"parallel = {model_parallel}"
+        )
+        raise ConfigError("cluster.devices_per_node", cluster.devices_per_node, remedy)
+    # Experts keep the tensor-parallel size, so their ranks are taken from the data-parallel ones.
+    if config.data_parallel % train.expert_parallel:
+        remedy = f"must divide the {config.data_parallel} data-parallel ranks (devices / tensor / pipeline parallel)"
+        raise ConfigError("train.expert_parallel", train.expert_parallel, remedy)
+
+
+def check_batch(config: Config, geometry: Geometry) -> None:
+    at_once = config.data_parallel * config.train.micro_batch_size
+    if config.train.batch_size % at_once:
+        remedy = (
+            f"must be a multiple of {at_once}: {config.data_parallel} data-parallel ranks "
+            f"x train.micro_batch_size={config.train.micro_batch_size}"
+        )
+        raise ConfigError("train.batch_size", config.train.batch_size, remedy)
+
+
+def check_precision(config: Config, geometry: Geometry) -> None:
+    train = config.train
+    if train.precision == "fp32" and train.master_weights == "bf16":
+        remedy = "weights in fp32 are their own masters; set fp32, or train.precision=bf16"
+        raise ConfigError("train.master_weights", train.master_weights, remedy)
+
+
+def check_constitutions(config: Config, geometry: Geometry) -> None:
+    from sami_nemo.constitution.principles import load_principles
+
+    available = load_principles(config.constitution.principles).count
+    for section in ("train", "evaluate"):
+        asked = getattr(config, section).constitutions_per_query
+        if asked is not None and asked > available:
+            remedy = f"{config.constitution.principles} gives {available} constitutions; lower it or add variants"
+            raise ConfigError(f"{section}.constitutions_per_query", asked, remedy)
+
+
+def check_generation(config: Config, geometry: Geometry) -> None:
+    generate, cluster = config.generate, config.cluster
+    size, heads = generate.tensor_parallel, geometry.num_attention_heads
+    if heads is not None and heads % size:
+        raise ConfigError("generate.tensor_parallel", size, f"must divide the {heads} attention heads of the model")
+    if cluster.accelerator == "gpu" and size > cluster.devices_per_node:
+        remedy = f"one engine runs on one node, which has {cluster.devices_per_node} GPUs"
+        raise ConfigError("generate.tensor_parallel", size, remedy)
+    needed = config.data.max_query_tokens + PROMPT_ROOM + generate.max_tokens
+    if generate.max_model_len < needed:
+        remedy = (
+            f"set at least {needed}: data.max_query_tokens={config.data.max_query_tokens}, generate.max_tokens="
+            f"{generate.max_tokens}, and {PROMPT_ROOM} for constitution and template"
+        )
+        raise ConfigError("generate.max_model_len", generate.max_model_len, remedy)
+
+
+CHECKS: tuple[Callable[[Config, Geometry], None], ...] = (
+    check_experts,
+    check_tensor_parallel,
+    check_sequence_parallel,
+    check_pipeline_parallel,
+    check_context_parallel,
+    check_devices,
+    check_batch,
+    check_precision,
+    check_constitutions,
+    check_generation,
+)

@@ -1,0 +1,213 @@
+"""What a person sees of a run: a live table on a terminal, plain lines elsewhere, and a table of results at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+
+from sami_nemo.config import Config
+from sami_nemo.launch.stages import Stage
+from sami_nemo.run_dir import RunDir, read_json
+
+# Often enough to see that it lives, seldom enough for a log.
+SECONDS_BETWEEN_LINES = 15.0
+REFRESHES_PER_SECOND = 4
+# Of an event; all others are values to show.
+EVENT_FIELDS = ("time", "done", "total", "unit")
+
+
+class View(Protocol):
+    """Told by the runner what happens."""
+
+    def skipped(self, stage: Stage) -> None: ...
+
+    def started(self, stage: Stage, resumed: bool) -> None: ...
+
+    def progress(self, stage: Stage, event: dict[str, Any]) -> None: ...
+
+    def finished(self, stage: Stage, seconds: float) -> None: ...
+
+    def failed(self, stage: Stage) -> None: ...
+
+    def refresh(self) -> None:
+        """Called several times a second while a stage runs."""
+
+
+@dataclass
+class Progress:
+    """The latest event of a stage, and the first of its unit, from which the time left is told."""
+
+    started: float = field(default_factory=time.time)
+    first: dict[str, Any] = field(default_factory=dict)
+    last: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, event: dict[str, Any]) -> None:
+        if event.get("unit") != self.last.get("unit"):
+            self.first = event
+        self.last = event
+
+    def count(self) -> str:
+        return f"{self.last['done']}/{self.last['total']} {self.last['unit']}" if self.last else ""
+
+    def values(self) -> str:
+        """Loss, bound, tokens/s and whatever else the stage reports."""
+        shown = ((key, value) for key, value in self.last.items() if key not in EVENT_FIELDS)
+        return ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in shown)
+
+    def seconds_left(self) -> float | None:
+        """At the pace since the first event; null before the second, and after the last."""
+        if not self.last or self.last["done"] <= self.first["done"] or self.last["done"] >= self.last["total"]:
+            return None
+        pace = (self.last["time"] - self.first["time"]) / (self.last["done"] - self.first["done"])
+        return max(0.0, pace * (self.last["total"] - self.last["done"]) - (time.time() - self.last["time"]))
+
+    def line(self) -> str:
+        left = self.seconds_left()
+        parts = [self.count(), self.values(), "" if left is None else f"{duration(left)} left"]
+        return ", ".join(part for part in parts if part)
+
+
+class PlainView:
+    """One line per event that matters, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress()
+        self._printed = 0.0
+
+    def skipped(self, stage: Stage) -> None:
+        self._line(stage, "finished before")
+
+    def started(self, stage: Stage, resumed: bool) -> None:
+        self._progress = Progress()
+        self._printed = time.monotonic()
+        self._line(stage, "goes on" if resumed else "starts")
+
+    def progress(self, stage: Stage, event: dict[str, Any]) -> None:
+        self._progress.add(event)
+        now = time.monotonic()
+        if now - self._printed >= SECONDS_BETWEEN_LINES or event["done"] == event["total"]:
+            self._printed = now
+            self._line(stage, self._progress.line())
+
+    def finished(self, stage: Stage, seconds: float) -> None:
+        self._line(stage, f"finished in {duration(seconds)}")
+
+    def failed(self, stage: Stage) -> None:
+        self._line(stage, "failed")
+
+    def refresh(self) -> None:
+        pass
+
+    def _line(self, stage: Stage, text: str) -> None:
+        self._console.print(f"{stage.name}: {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+class LiveView:
+    """A table of all stages that is redrawn in place. Use as a context manager."""
+
+    def __init__(self, console: Console, stages: Sequence[Stage]) -> None:
+        self._states = {stage.name: "waits" for stage in stages}
+        self._progress: dict[str, Progress] = {}
+        self._seconds: dict[str, float] = {}
+        self._started = time.monotonic()
+        self._refreshed = 0.0
+        # No thread of rich's own: the launcher forks.
+        self._live = Live(console=console, auto_refresh=False, get_renderable=self._render)
+
+    def __enter__(self) -> LiveView:
+        self._live.start(refresh=True)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._live.refresh()
+        self._live.stop()
+
+    def skipped(self, stage: Stage) -> None:
+        self._set(stage, "finished before")
+
+    def started(self, stage: Stage, resumed: bool) -> None:
+        self._progress[stage.name] = Progress()
+        self._set(stage, "runs (resumed)" if resumed else "runs")
+
+    def progress(self, stage: Stage, event: dict[str, Any]) -> None:
+        self._progress[stage.name].add(event)
+
+    def finished(self, stage: Stage, seconds: float) -> None:
+        self._seconds[stage.name] = seconds
+        self._set(stage, "finished")
+
+    def failed(self, stage: Stage) -> None:
+        self._set(stage, "failed")
+
+    def refresh(self) -> None:
+        now = time.monotonic()
+        if now - self._refreshed >= 1 / REFRESHES_PER_SECOND:
+            self._refreshed = now
+            self._live.refresh()
+
+    def _set(self, stage: Stage, state: str) -> None:
+        self._states[stage.name] = state
+        self._live.refresh()
+
+    def _render(self) -> RenderableType:
+        table = Table("stage", "state", "progress", "values", "left", "time", box=None, pad_edge=False)
+        for name, state in self._states.items():
+            progress = self._progress.get(name, Progress())
+            left = progress.seconds_left() if state.startswith("runs") else None
+            seconds = self._seconds.get(name)
+            if state.startswith("runs"):
+                seconds = time.time() - progress.started
+            table.add_row(
+                name,
+                state,
+                progress.count(),
+                progress.values(),
+                "" if left is None else duration(left),
+                "" if seconds is None else duration(seconds),
+                style={"waits": "dim", "finished before": "dim", "failed": "bold red"}.get(
+                    state, "bold" if state.startswith("runs") else ""
+                ),
+            )
+        return Group(table, f"elapsed {duration(time.monotonic() - self._started)}")
+
+
+def duration(seconds: float) -> str:
+    """3725 -> 1:02:05, 65 -> 1:05."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def print_results(console: Console, config: Config) -> None:
+    """The table of iterations, and where things are."""
+    run = RunDir(config.run_dir)
+    table = Table("iteration", "bound (nats)", "of at most", "gain over 0", "n", "response tokens", title=config.name)
+    for entry in read_json(run.metrics)["iterations"]:
+        bound, tokens, gain = entry["mi_bound"], entry.get("response_tokens"), entry.get("mi_bound_gain")
+        table.add_row(
+            str(entry["iteration"]),
+            _mean_sem(bound, 3),
+            f"{bound['max']:.3f}",
+            _mean_sem(gain, 3) if gain else "",
+            str(bound["n"]),
+            _mean_sem(tokens, 1) if tokens else "",
+        )
+    console.print(table)
+    places = {
+        "results": run.metrics,
+        f"model of iteration {config.iterations}": run.hf(config.iterations),
+        "logs": run.log("x").parent,
+    }
+    for name, path in places.items():
+        console.print(f"{name}: {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _mean_sem(values: dict[str, float], digits: int) -> str:
+    return f"{values['mean']:.{digits}f} ± {values['sem']:.{digits}f}"

@@ -1,0 +1,152 @@
+"""Which stages are finished, and what an unfinished one may go on from.
+
+Two small files tell. `manifests/<stage>.attempt.json` is written before a stage starts and says what it is made from;
+what lies in its `.partial` outputs belongs to that attempt. `manifests/<stage>.json` is written last, when the outputs
+are in their places. So whatever the moment of a kill, one of these holds:
+
+    manifest matches, outputs as it says                  finished
+    attempt matches and says that the stage ended well    only renames are missing
+    attempt matches                                       the stage goes on in its `.partial` outputs
+    anything else                                         the stage starts over, with empty hands
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from enum import Enum, auto
+from pathlib import Path
+from typing import Any
+
+from sami_nemo.launch.stages import Stage
+from sami_nemo.run_dir import RunDir, commit, partial, read_json, sha256_file, write_json
+
+
+class State(Enum):
+    FINISHED = auto()
+    TO_COMMIT = auto()
+    INTERRUPTED = auto()
+    TO_START = auto()
+
+
+def attempt_path(run: RunDir, stage: Stage) -> Path:
+    return run.manifest(f"{stage.name}.attempt")
+
+
+def made_from(run: RunDir, stage: Stage) -> dict[str, Any]:
+    """What the outputs depend on: the configuration and the manifests of the stages before."""
+    return {
+        "config_sha256": sha256_file(run.config),
+        "inputs": {name: _digest(run.manifest(name)) for name in stage.inputs},
+    }
+
+
+def _digest(manifest: Path) -> str:
+    """Of what a stage made and what from, not of when: redone with the same result, nothing after it is redone."""
+    record = read_json(manifest)
+    content = {name: file["sha256"] for name, file in record["outputs"].items()}
+    return hashlib.sha256(json.dumps([record["made_from"], content], sort_keys=True).encode()).hexdigest()
+
+
+def inspect(run: RunDir, stage: Stage) -> State:
+    """Where a stage stands. The stages before it must be finished."""
+    current = made_from(run, stage)
+    manifest = _read(run.manifest(stage.name))
+    if manifest.get("made_from") == current and _as_recorded(run, stage, manifest["outputs"]):
+        return State.FINISHED
+    attempt = _read(attempt_path(run, stage))
+    if attempt.get("made_from") != current or run.manifest(stage.name).exists():
+        return State.TO_START
+    whole = all(path.exists() or partial(path).exists() for path in stage.outputs)
+    return State.TO_COMMIT if "wall_seconds" in attempt and whole else State.INTERRUPTED
+
+
+def start_over(run: RunDir, stage: Stage) -> None:
+    """Remove whatever earlier attempts left. The manifest goes first: it must not outlive what it describes."""
+    run.manifest(stage.name).unlink(missing_ok=True)
+    attempt_path(run, stage).unlink(missing_ok=True)
+    for path in stage.outputs:
+        _remove(path)
+        _remove(partial(path))
+
+
+def begin(run: RunDir, stage: Stage) -> None:
+    """Note what the attempt that starts now is made from; give an interrupted one its outputs back."""
+    for path in stage.outputs:
+        if path.exists():
+            _remove(partial(path))
+            path.rename(partial(path))
+    write_json(attempt_path(run, stage), {"made_from": made_from(run, stage)})
+
+
+def finish(run: RunDir, stage: Stage, wall_seconds: float, versions: dict[str, str]) -> None:
+    """Record that the stage ended well, then put its outputs in place and write its manifest."""
+    record = {"made_from": made_from(run, stage), "wall_seconds": round(wall_seconds, 1), "versions": versions}
+    write_json(attempt_path(run, stage), record)
+    complete(run, stage)
+
+
+def complete(run: RunDir, stage: Stage) -> None:
+    """The renames and the manifest of a stage that ended well."""
+    record = read_json(attempt_path(run, stage))
+    for path in stage.outputs:
+        if partial(path).exists():
+            commit(path)
+    outputs = {_name(run, file): _describe(file) for file in _files(stage)}
+    finished = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    write_json(run.manifest(stage.name), {"stage": stage.name, **record, "finished": finished, "outputs": outputs})
+    attempt_path(run, stage).unlink()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A missing or damaged file says nothing."""
+    try:
+        value = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _files(stage: Stage) -> Iterator[Path]:
+    for path in (*stage.outputs, *stage.external):
+        yield from (file for file in sorted(path.rglob("*")) if file.is_file()) if path.is_dir() else (path,)
+
+
+def _name(run: RunDir, file: Path) -> str:
+    """Relative to the run, so that a run's directory can be moved."""
+    return str(file.relative_to(run.root)) if file.is_relative_to(run.root) else str(file)
+
+
+def _describe(file: Path) -> dict[str, Any]:
+    status = file.stat()
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256_file(file)}
+
+
+def _as_recorded(run: RunDir, stage: Stage, outputs: dict[str, dict[str, Any]]) -> bool:
+    """Whether the files are those of the manifest.
+
+    A file with the recorded size and time is taken as unchanged, as git and make do: hashing every checkpoint of a
+    large run would hold up each resumption by minutes. A copied run has other times, and is hashed.
+    """
+    found = {_name(run, file): file for file in _files(stage)}
+    if found.keys() != outputs.keys():
+        return False
+    for name, file in found.items():
+        if not file.exists():
+            return False
+        status, recorded = file.stat(), outputs[name]
+        if status.st_size != recorded["size"]:
+            return False
+        if status.st_mtime_ns != recorded["mtime_ns"] and sha256_file(file) != recorded["sha256"]:
+            return False
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

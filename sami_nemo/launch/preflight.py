@@ -1,0 +1,166 @@
+"""Is everything there that a run needs? Asked before the first stage starts, and answered in seconds, with every problem."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from sami_nemo.config import Config
+from sami_nemo.config_checks import Geometry, read_geometry
+from sami_nemo.errors import CheckpointError, EnvironmentMismatch, UserError
+from sami_nemo.launch.stages import ROOT, python
+
+GIB = 2**30
+# Each check is a process that imports no heavy package; a slow disk may take seconds over it.
+TIMEOUT_SECONDS = 8
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+# Feed-forward width over hidden size (3.5 in Mistral and Mixtral) and vocabulary: for an estimate of the disk.
+FEED_FORWARD_RATIO = 3.5
+VOCABULARY = 32_000
+# A parameter in a training checkpoint: bf16 weight, fp32 master and two fp32 moments.
+STATE_BYTES = 14
+EXPORT_BYTES = 2
+# Responses, groups and logs.
+DISK_FOR_TEXT = 1 * GIB
+
+
+def preflight(config: Config) -> tuple[list[UserError], dict[str, dict[str, str]]]:
+    """Look at this machine without changing anything.
+
+    Returns:
+        Everything that would make the run fail, and the package versions of each environment.
+    """
+    problems, versions = check_environments(config)
+    problems += check_devices(config)
+    problems += check_model(config)
+    problems += check_disk(config)
+    return problems, versions
+
+
+def check_environments(config: Config) -> tuple[list[UserError], dict[str, dict[str, str]]]:
+    """Both environments exist and have the pinned packages; the trackers that are configured are installed."""
+    problems: list[UserError] = []
+    versions: dict[str, dict[str, str]] = {}
+    for environment in ("train", "generate"):
+        interpreter = python(environment)
+        if not interpreter.exists():
+            remedy = f"no such file; run `python3 tools/setup_environments.py {environment}`"
+            problems.append(EnvironmentMismatch(f"{environment} environment", interpreter, remedy))
+            continue
+        status, output, error = _run([str(interpreter), "-m", "sami_nemo.versions", environment])
+        if status == 0:
+            versions[environment] = json.loads(output)
+        else:
+            problems.append(_mismatch(f"{environment} environment", interpreter, error))
+    if "train" in versions:
+        problems += _check_trackers(config)
+    return problems, versions
+
+
+def _mismatch(field: str, interpreter: Path, error: str) -> UserError:
+    """The line that the version check printed, or the end of whatever went wrong."""
+    line = (error.strip().splitlines() or ["its version check failed"])[-1]
+    return EnvironmentMismatch(field, interpreter, line)
+
+
+def _check_trackers(config: Config) -> list[UserError]:
+    wanted = {
+        "tensorboard": ("logger.tensorboard", config.logger.tensorboard),
+        "wandb": ("logger.wandb_project", config.logger.wandb_project),
+        "mlflow": ("logger.mlflow_tracking_uri", config.logger.mlflow_tracking_uri),
+    }
+    problems: list[UserError] = []
+    for package, (field, value) in wanted.items():
+        if not value:
+            continue
+        find = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({package!r}) is None)"
+        if _run([str(python("train")), "-c", find])[0] != 0:
+            remedy = f"the package {package} is not installed; run `{python('train')} -m pip install {package}`"
+            problems.append(EnvironmentMismatch(field, value, remedy))
+    return problems
+
+
+def check_devices(config: Config) -> list[UserError]:
+    """GPUs in number and memory, and no more nodes than this one."""
+    cluster = config.cluster
+    if cluster.accelerator == "cpu" and cluster.nodes == 1:
+        return []
+    if cluster.accelerator == "gpu":
+        memory = f" with {cluster.gpu_memory_gib} GiB or more" if cluster.gpu_memory_gib else ""
+        needs = f"{cluster.nodes} x {cluster.devices_per_node} GPUs{memory}"
+        found, enough = describe_gpus(cluster.devices_per_node, cluster.gpu_memory_gib or 0)
+    else:
+        needs, found, enough = f"{cluster.nodes} nodes", "CPUs", True
+    if enough and cluster.nodes == 1:
+        return []
+    remedy = (
+        f"{config.recipe} needs {needs}; found one node with {found}; run it on such a machine, or choose a cluster "
+        "(cluster=NAME, see conf/cluster) and parallel layout that fit"
+    )
+    return [EnvironmentMismatch("cluster", cluster.name, remedy)]
+
+
+def describe_gpus(count: int, memory_gib: int) -> tuple[str, bool]:
+    """This machine's GPUs in words, and whether at least `count` of them have `memory_gib`."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    status, output, _ = _run(query)
+    gpus = [line.rsplit(",", 1) for line in output.splitlines() if "," in line] if status == 0 else []
+    if not gpus:
+        reason = "nvidia-smi is not installed" if shutil.which("nvidia-smi") is None else "nvidia-smi lists none"
+        return f"no GPU ({reason})", False
+    sizes = [int(mib) / 1024 if mib.strip().isdigit() else 0.0 for _, mib in gpus]
+    words = ", ".join(f"{name.strip()} {size:.0f} GiB" for (name, _), size in zip(gpus, sizes, strict=True))
+    return f"{len(gpus)} GPUs ({words})", sum(size >= memory_gib for size in sizes) >= count
+
+
+def check_model(config: Config) -> list[UserError]:
+    """The base model is there, can be made, or may be on the hub."""
+    model = config.model
+    if model.prepare != "none" or Path(model.path).is_dir() or HUB_NAME.fullmatch(model.path):
+        return []
+    return [
+        CheckpointError("model.path", model.path, "no such directory; give a Hugging Face checkpoint or a hub name")
+    ]
+
+
+def check_disk(config: Config) -> list[UserError]:
+    """Room for every iteration's export and the largest training checkpoint."""
+    parameters = estimate_parameters(read_geometry(config.model))
+    exports = config.iterations * EXPORT_BYTES * parameters
+    # The new checkpoint is written before the old one goes.
+    needed = exports + 2 * STATE_BYTES * parameters + DISK_FOR_TEXT
+    runs = Path(config.runs_dir).resolve()
+    existing = next(path for path in (runs, *runs.parents) if path.exists())
+    if config.run_dir.exists():
+        # What an interrupted run has written is part of what it needs.
+        needed -= sum(file.stat().st_size for file in config.run_dir.rglob("*") if file.is_file())
+    free = shutil.disk_usage(existing).free
+    if free >= needed:
+        return []
+    remedy = (
+        f"about {needed / GIB:.0f} GiB are needed, {free / GIB:.0f} GiB are free; make room or set another runs_dir"
+    )
+    return [EnvironmentMismatch("runs_dir", config.runs_dir, remedy)]
+
+
+def estimate_parameters(geometry: Geometry) -> int:
+    """Parameters of a model of this shape, within a third; 0 where the shape is not known."""
+    layers, hidden = geometry.num_layers, geometry.hidden_size
+    if layers is None or hidden is None:
+        return 0
+    feed_forward = 3 * FEED_FORWARD_RATIO * hidden**2 * (geometry.num_experts or 1)
+    # Queries and output are square; keys and values are much smaller with grouped queries.
+    attention = 2.5 * hidden**2
+    return round(layers * (feed_forward + attention) + 2 * VOCABULARY * hidden)
+
+
+def _run(command: list[str]) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr; a program that is missing or hangs counts as failed."""
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return 1, "", str(error)
+    return done.returncode, done.stdout, done.stderr

@@ -1,0 +1,169 @@
+"""The stages of a run as data: what runs, where, after what, and what it leaves. Imports nothing heavy.
+
+model ─ queries ─┬─ sample_0 ─ groups_0 ─ evaluate_0
+                 └─ train_1 ─ sample_1 ─ groups_1 ─ evaluate_1 ─ train_2 ─ …
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sami_nemo.config import Config
+from sami_nemo.run_dir import RunDir
+
+ROOT = Path(__file__).parents[2]
+
+# Where the Python of each environment is, if not in .venv: in containers, for instance.
+PYTHON_VARIABLES = {"train": "SAMI_TRAIN_PYTHON", "generate": "SAMI_GENERATE_PYTHON"}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A command with declared inputs and outputs."""
+
+    name: str
+    environment: Literal["train", "generate"]
+    module: str
+    """Run as `python -m MODULE --run-dir DIR [--iteration N]`."""
+    iteration: int | None = None
+    inputs: tuple[str, ...] = ()
+    """Names of the stages whose outputs it reads."""
+    outputs: tuple[Path, ...] = ()
+    """Files or directories of the run; written beside their place, see `run_dir.partial`."""
+    external: tuple[Path, ...] = ()
+    """Directories outside the run that it makes or checks."""
+    distributed: bool = False
+    """One process per device of the training layout, under torch.distributed.run."""
+    uses_hub: bool = False
+    """May fetch what is not on this machine."""
+
+
+def plan(config: Config) -> list[Stage]:
+    """Every stage of the run, in order."""
+    run = RunDir(config.run_dir)
+    local_model = config.model.prepare != "none" or Path(config.model.path).is_dir()
+    stages = [
+        Stage(
+            "model",
+            "train",
+            "sami_nemo.model.prepare",
+            external=(Path(config.model.path),) if local_model else (),
+            uses_hub=not local_model,
+        ),
+        Stage(
+            "queries",
+            "train",
+            "sami_nemo.data.prepare",
+            inputs=("model",),
+            outputs=(run.queries,),
+            uses_hub=True,
+        ),
+    ]
+    for n in range(config.iterations + 1):
+        stages += _iteration(run, n)
+    return stages
+
+
+def _iteration(run: RunDir, n: int) -> list[Stage]:
+    """Stages of iteration n; iteration 0 samples from and evaluates the base model."""
+    model = f"train_{n}" if n else "model"
+    training = Stage(
+        f"train_{n}",
+        "train",
+        "sami_nemo.train",
+        iteration=n,
+        inputs=("model", f"groups_{n - 1}"),
+        outputs=(run.train(n), run.hf(n)),
+        distributed=True,
+    )
+    rest = [
+        Stage(
+            f"sample_{n}",
+            "generate",
+            "sami_nemo.generate.sample",
+            iteration=n,
+            inputs=("queries", model),
+            outputs=(run.responses(n),),
+        ),
+        Stage(
+            f"groups_{n}",
+            "train",
+            "sami_nemo.data.groups",
+            iteration=n,
+            inputs=("queries", model, f"sample_{n}"),
+            outputs=(run.groups(n),),
+        ),
+        Stage(
+            f"evaluate_{n}",
+            "train",
+            "sami_nemo.evaluate.bound",
+            iteration=n,
+            # metrics.json holds the earlier iterations, too.
+            inputs=(model, f"groups_{n}", *([f"evaluate_{n - 1}"] if n else [])),
+            outputs=(run.evaluation(n),),
+            distributed=True,
+        ),
+    ]
+    return [training, *rest] if n else rest
+
+
+def python(environment: str) -> Path:
+    """The interpreter of an environment, which may not exist."""
+    default = ROOT / ".venv" / environment / "bin" / "python"
+    return Path(os.environ.get(PYTHON_VARIABLES[environment], default))
+
+
+def command(stage: Stage, config: Config) -> list[str]:
+    """The command line of a stage on this machine; on a cluster of several nodes, that of each node."""
+    words = [str(python(stage.environment))]
+    if stage.distributed:
+        cluster = config.cluster
+        words += ["-m", "torch.distributed.run", f"--nproc-per-node={cluster.devices_per_node}"]
+        if cluster.nodes == 1:
+            # Port 0: a free one. The loopback address needs no name of this machine to resolve.
+            words += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
+        else:
+            words += [f"--nnodes={cluster.nodes}"]
+    words += ["-m", stage.module, "--run-dir", str(config.run_dir)]
+    if stage.iteration is not None:
+        words += ["--iteration", str(stage.iteration)]
+    return words
+
+
+def environment_variables(stage: Stage, config: Config) -> dict[str, str]:
+    """What a stage finds in its environment besides the launcher's own."""
+    cluster = config.cluster
+    processes = cluster.devices_per_node if stage.distributed else 1
+    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    if stage.distributed and cluster.threads_per_process is not None:
+        threads = cluster.threads_per_process
+    variables = {
+        # The package is found from any working directory.
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        # Log files show what happens when it happens.
+        "PYTHONUNBUFFERED": "1",
+        # Tokenizers warn, and turn their threads off, when a process forks after using them.
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    # vLLM's tensor-parallel processes share the cores; it divides them itself.
+    if stage.environment == "train":
+        variables["OMP_NUM_THREADS"] = str(threads)
+    if not stage.uses_hub:
+        variables["HF_HUB_OFFLINE"] = "1"
+    if stage.distributed and cluster.accelerator == "cpu" and cluster.nodes == 1:
+        # Without it gloo looks up this machine's name, which does not resolve everywhere.
+        variables["GLOO_SOCKET_IFNAME"] = "lo"
+    if stage.distributed and cluster.accelerator == "gpu":
+        # Megatron overlaps tensor-parallel communication only if kernels keep their order, on GPUs before Blackwell.
+        variables["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"
+    return variables
+
+
+def command_line(stage: Stage, config: Config) -> str:
+    """The command with its variables, to be pasted into a shell."""
+    variables = (f"{name}={shlex.quote(value)}" for name, value in environment_variables(stage, config).items())
+    return " ".join([*variables, shlex.join(command(stage, config))])
