@@ -20,6 +20,9 @@ SECONDS_BETWEEN_LINES = 15.0
 REFRESHES_PER_SECOND = 4
 # Of an event; all others are values to show.
 EVENT_FIELDS = ("time", "done", "total", "unit")
+STYLES = {"waits": "dim", "finished before": "dim", "failed": "bold red"}
+# Header, elapsed time, and the line below.
+LINES_BESIDE_STAGES = 3
 
 
 class View(Protocol):
@@ -118,6 +121,8 @@ class LiveView:
         self._seconds: dict[str, float] = {}
         self._started = time.monotonic()
         self._refreshed = 0.0
+        self._console = console
+        self._current = 0
         # No thread of rich's own: the launcher forks.
         self._live = Live(console=console, auto_refresh=False, get_renderable=self._render)
 
@@ -144,6 +149,7 @@ class LiveView:
         self._set(stage, "finished")
 
     def failed(self, stage: Stage) -> None:
+        self._seconds[stage.name] = time.time() - self._progress[stage.name].started
         self._set(stage, "failed")
 
     def refresh(self) -> None:
@@ -154,16 +160,16 @@ class LiveView:
 
     def _set(self, stage: Stage, state: str) -> None:
         self._states[stage.name] = state
+        self._current = list(self._states).index(stage.name)
         self._live.refresh()
 
     def _render(self) -> RenderableType:
         table = Table("stage", "state", "progress", "values", "left", "time", box=None, pad_edge=False)
-        for name, state in self._states.items():
+        for name, state in self._window():
+            runs = state.startswith("runs")
             progress = self._progress.get(name, Progress())
-            left = progress.seconds_left() if state.startswith("runs") else None
-            seconds = self._seconds.get(name)
-            if state.startswith("runs"):
-                seconds = time.time() - progress.started
+            left = progress.seconds_left() if runs else None
+            seconds = time.time() - progress.started if runs else self._seconds.get(name)
             table.add_row(
                 name,
                 state,
@@ -171,11 +177,15 @@ class LiveView:
                 progress.values(),
                 "" if left is None else duration(left),
                 "" if seconds is None else duration(seconds),
-                style={"waits": "dim", "finished before": "dim", "failed": "bold red"}.get(
-                    state, "bold" if state.startswith("runs") else ""
-                ),
+                style="bold" if runs else STYLES.get(state, ""),
             )
         return Group(table, f"elapsed {duration(time.monotonic() - self._started)}")
+
+    def _window(self) -> list[tuple[str, str]]:
+        """As many stages as the terminal has lines for, around the current one."""
+        lines = max(1, self._console.height - LINES_BESIDE_STAGES)
+        first = max(0, min(self._current - lines // 2, len(self._states) - lines))
+        return list(self._states.items())[first : first + lines]
 
 
 def duration(seconds: float) -> str:
