@@ -3,7 +3,7 @@
 Paper, Algorithm 1 and appendix A.1.1. Runs in the generation environment. Writes into iteration_<n>/responses/:
 
     evaluation.jsonl, training.jsonl    `Response` rows; no training.jsonl after the last iteration
-    model.json                          which model answered: path, hash, and the hash of what it was asked
+    model.json                          which model answered: path and hash; what it was asked, and with which settings
     report.json                         how many queries and requests there were, and which queries were too long
 """
 
@@ -44,7 +44,7 @@ def main(config: Config, run_dir: RunDir, iteration: int) -> None:
     model = locate(config.model.path) if iteration == 0 else run_dir.hf(iteration)
     plans = plan_stage(config, run_dir, iteration, model)
     output = partial(run_dir.responses(iteration))
-    open_output(output, model_record(model, plans))
+    open_output(output, model_record(config, model, plans))
     write_json(output / "report.json", {name: _plan_report(plan) for name, plan in plans.items()})
     for name, plan in plans.items():
         print(f"{name}: {len(plan.requests)} requests for {plan.queries} queries, {len(plan.too_long)} too long")
@@ -54,7 +54,7 @@ def main(config: Config, run_dir: RunDir, iteration: int) -> None:
 def plan_stage(config: Config, run_dir: RunDir, iteration: int, model: Path) -> dict[str, RequestPlan]:
     """The requests of each response file, by its name."""
     tokenizer = PromptTokenizer.load(model, config.data.task, config.generate.chat_template)
-    principles = load_principles(Path(config.constitution.principles))
+    principles = load_principles(config.constitution.principles)
     following = iteration + 1
 
     def for_evaluation(query: Query) -> tuple[Constitution, ...]:
@@ -84,14 +84,16 @@ def _plan_report(plan: RequestPlan) -> dict[str, Any]:
     return {"queries": plan.queries, "requests": len(plan.requests), "too_long": list(plan.too_long)}
 
 
-def model_record(model: Path, plans: dict[str, RequestPlan]) -> dict[str, Any]:
-    """Who answers what: responses of another model, or to other prompts, must not be continued."""
+def model_record(config: Config, model: Path, plans: dict[str, RequestPlan]) -> dict[str, Any]:
+    """Who answers what, and how: what another model, prompt or setting has left must not be continued."""
     files = sorted({path for pattern in MODEL_FILES for path in model.glob(pattern)})
     digest = hashlib.sha256("".join(f"{path.name} {sha256_file(path)}\n" for path in files).encode())
     return {
         "path": str(model.resolve()),
         "sha256": digest.hexdigest(),
         "requests_sha256": {name: requests_sha256(plan.requests) for name, plan in plans.items()},
+        "generate": config.generate.model_dump(),
+        "seed": config.seed,
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -25,7 +24,7 @@ CHUNK = 4
 TIMEOUT = 180
 
 
-def config(model: Path, runs_dir: Path, name: str) -> Config:
+def config(model: Path, runs_dir: Path, name: str, tensor_parallel: int = 1) -> Config:
     return parse_config(
         {
             "name": name,
@@ -47,6 +46,7 @@ def config(model: Path, runs_dir: Path, name: str) -> Config:
                 "max_tokens": 48,
                 "chat_template": False,
                 "dtype": "float32",
+                "tensor_parallel": tensor_parallel,
                 "max_model_len": 2048,
                 "max_num_seqs": 3,
                 "cpu_kv_cache_gib": 1,
@@ -61,9 +61,9 @@ def config(model: Path, runs_dir: Path, name: str) -> Config:
     )
 
 
-def prepared_run(model: Path, runs_dir: Path, name: str) -> RunDir:
+def prepared_run(model: Path, runs_dir: Path, name: str, tensor_parallel: int = 1) -> RunDir:
     """A run whose queries are there. Iteration 1 needs 4 groups, so 6 of the 9 queries of its half are sampled."""
-    settings = config(model, runs_dir, name)
+    settings = config(model, runs_dir, name, tensor_parallel)
     run_dir = RunDir(settings.run_dir)
     write_text(run_dir.config, dump_config(settings))
     for part, count in (("evaluation", 3), ("half_0", 9), ("half_1", 9)):
@@ -92,26 +92,37 @@ def finish(process: subprocess.Popen[str], run_dir: RunDir) -> str:
     return printed
 
 
-def group_is_gone(process_group: int) -> bool:
-    """Whether the last process of a group ends within five seconds."""
-    for _ in range(50):
+def living(process_group: int) -> list[int]:
+    """Processes of a group that run; not zombies that nobody has waited for."""
+    found = []
+    for directory in Path("/proc").glob("[0-9]*"):
         try:
-            os.killpg(process_group, 0)
-        except ProcessLookupError:
-            return True
+            # The name, in parentheses, may contain spaces.
+            state, _, group = (directory / "stat").read_text().rpartition(")")[2].split()[:3]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(group) == process_group and state != "Z":
+            found.append(int(directory.name))
+    return found
+
+
+def group_is_gone(process_group: int) -> bool:
+    """Whether the last process of a group ends within ten seconds."""
+    deadline = time.monotonic() + 10
+    while living(process_group):
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.1)
-    return False
+    return True
 
 
-def kill_after_a_chunk(process: subprocess.Popen[str], file: Path) -> None:
-    """kill -9 as soon as `file` holds something; the next chunk is being sampled by then."""
+def wait_for_a_chunk(process: subprocess.Popen[str], file: Path) -> None:
+    """Return as soon as `file` holds something; the next chunk is being sampled by then."""
     deadline = time.monotonic() + TIMEOUT
     while not (file.exists() and file.stat().st_size):
         assert process.poll() is None, "the stage ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +177,10 @@ def test_killed_and_resumed_equals_undisturbed(
 ) -> None:
     run_dir = prepared_run(tiny_mistral, tmp_path, "killed")
     output = partial(run_dir.responses(0))
-    kill_after_a_chunk(start(generate_python, run_dir), output / "evaluation.jsonl")
+    process = start(generate_python, run_dir)
+    wait_for_a_chunk(process, output / "evaluation.jsonl")
+    process.kill()
+    process.wait()
     # As if the next chunk had been half on its way to the disk.
     with (output / "evaluation.jsonl").open("ab") as file:
         left = len((output / "evaluation.jsonl").read_bytes().splitlines())
@@ -183,15 +197,34 @@ def test_killed_and_resumed_equals_undisturbed(
     assert "loading" not in printed
 
 
-def test_responses_of_another_model_are_not_continued(tiny_mistral: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_workers_end_with_a_killed_stage(tiny_mistral: Path, generate_python: Path, tmp_path: Path) -> None:
+    """Tensor parallelism runs a process per rank: kill -9 of the stage alone must not leave them behind."""
+    run_dir = prepared_run(tiny_mistral, tmp_path, "parallel", tensor_parallel=2)
+    process = start(generate_python, run_dir)
+    wait_for_a_chunk(process, partial(run_dir.responses(0)) / "evaluation.jsonl")
+    assert len(living(process.pid)) >= 3
+    process.kill()
+    process.wait()
+    assert group_is_gone(process.pid)
+    finish(start(generate_python, run_dir), run_dir)
+    assert len(responses(run_dir, "training")) == 12
+
+
+def test_only_the_same_model_and_settings_are_continued(tiny_mistral: Path, tmp_path: Path) -> None:
     output = tmp_path / "responses.partial"
-    record = sample.model_record(tiny_mistral, {"evaluation": RequestPlan((), 0, ())})
+    plans = {"evaluation": RequestPlan((), 0, ())}
+    settings = config(tiny_mistral, tmp_path, "test")
+    record = sample.model_record(settings, tiny_mistral, plans)
     sample.open_output(output, record)
     (output / "evaluation.jsonl").write_text("kept\n")
-    sample.open_output(output, record)
+    sample.open_output(output, sample.model_record(settings, tiny_mistral, plans))
     assert (output / "evaluation.jsonl").read_text() == "kept\n"
 
-    other: dict[str, Any] = {**record, "sha256": "0" * 64}
-    sample.open_output(output, other)
-    assert not (output / "evaluation.jsonl").exists()
-    assert read_json(output / "model.json") == other
+    other_model: dict[str, Any] = {**record, "sha256": "0" * 64}
+    other_settings = sample.model_record(config(tiny_mistral, tmp_path, "test", tensor_parallel=2), tiny_mistral, plans)
+    for other in (other_model, other_settings):
+        (output / "evaluation.jsonl").write_text("of another\n")
+        sample.open_output(output, other)
+        assert not (output / "evaluation.jsonl").exists()
+        assert read_json(output / "model.json") == other
