@@ -21,6 +21,7 @@ SHARD_BYTES = 5 * 1000**3  # what the Hugging Face hub recommends at most
 COPIED_SUFFIXES = {".json", ".txt", ".model", ".jinja"}
 NOT_COPIED = {INDEX, "manifest.json"}
 
+
 @dataclass(frozen=True)
 class Part:
     """One rank's part of a Megatron parameter, as announced to rank 0."""

@@ -18,7 +18,7 @@ def load_hf_weights(model: torch.nn.Module, checkpoint: Path) -> None:
         CheckpointError: a tensor that is missing, has another shape, or that no rank has a place for.
     """
     index = read_index(checkpoint)
-    used = set()
+    used: set[str] = set()
     with open_slices(checkpoint) as slices, torch.no_grad():
         for placed in place_parameters(model):
             missing = [name for name in placed.hf_names if name not in index]

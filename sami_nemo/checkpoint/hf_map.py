@@ -33,7 +33,9 @@ def _part(size: int, rank: int, ranks: int) -> slice:
 class Layout(Protocol):
     """How one Megatron parameter is made of Hugging Face tensors."""
 
-    sharded: bool
+    @property
+    def sharded(self) -> bool:
+        """Whether tensor-parallel ranks hold different parts."""
 
     def read(self, tensors: Sequence[Readable], rank: int, ranks: int) -> Tensor:
         """The parameter of one tensor-parallel rank."""

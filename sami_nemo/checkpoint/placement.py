@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from megatron.core import parallel_state
@@ -34,7 +35,7 @@ def place_parameters(model: torch.nn.Module) -> list[Placed]:
     Raises:
         CheckpointError: a parameter that the table does not know.
     """
-    config = model.config
+    config: Any = model.config
     table = hf_map(config.num_query_groups, config.kv_channels)
     first_layer = get_transformer_layer_offset(config)
     first_expert = parallel_state.get_expert_model_parallel_rank() * (
@@ -75,5 +76,7 @@ def place_parameters(model: torch.nn.Module) -> list[Placed]:
             )
             break
         else:
-            raise CheckpointError(name, "parameter", "has no Hugging Face counterpart; is the model a Mistral or Mixtral?")
+            raise CheckpointError(
+                name, "parameter", "has no Hugging Face counterpart; is the model a Mistral or Mixtral?"
+            )
     return placed

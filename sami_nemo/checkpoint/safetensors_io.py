@@ -118,7 +118,7 @@ class StreamingWriter:
             self._begin()
         assert self.open_file is not None
         data = tensor.detach().to(device="cpu", dtype=info.torch_dtype).contiguous()
-        self.open_file.write(memoryview(data.view(torch.uint8).numpy()).cast("B") if data.numel() else b"")
+        self.open_file.write(data.view(torch.uint8).numpy().data)
         self._left.pop(0)
         if not self._left:
             self._end()

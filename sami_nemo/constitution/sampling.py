@@ -24,7 +24,9 @@ def draw_constitutions(principles: PrincipleSet, n: int, seed: int, query_id: st
         )
     draw = random.Random(f"{seed}/{query_id}")
     # Each number below `count` stands for one combination, so that none is ever enumerated.
-    return tuple(_shuffled(_combination(principles, number), draw) for number in draw.sample(range(principles.count), n))
+    return tuple(
+        _shuffled(_combination(principles, number), draw) for number in draw.sample(range(principles.count), n)
+    )
 
 
 def all_constitutions(principles: PrincipleSet, seed: int, query_id: str) -> tuple[Constitution, ...]:

@@ -47,7 +47,9 @@ def load_queries(data: DataConfig, count_tokens: Callable[[str], int]) -> tuple[
     Raises:
         DataError: a source that is missing or cannot be reached, or a file that cannot be parsed, with its line.
     """
-    extract = {"hh_rlhf": first_human_turn, "tldr": post, "queries": lambda row: text_field(row, data.field)}[data.format]
+    extract = {"hh_rlhf": first_human_turn, "tldr": post, "queries": lambda row: text_field(row, data.field)}[
+        data.format
+    ]
     report = LoadReport()
     queries: list[Query] = []
     seen: set[str] = set()
@@ -116,7 +118,8 @@ def read_rows(data: DataConfig) -> Iterator[Row]:
 def local_files(source: str) -> list[Path]:
     """Files that `source` names, as a path or a glob, from here or from the repository."""
     for pattern in (source, str(REPOSITORY / source)):
-        files = sorted(Path(name) for name in glob.glob(pattern) if Path(name).is_file())
+        # Path.glob takes no absolute pattern.
+        files = sorted(Path(name) for name in glob.glob(pattern) if Path(name).is_file())  # noqa: PTH207
         if files:
             return files
     if source.endswith((".jsonl", ".jsonl.gz", ".parquet")):
@@ -142,16 +145,15 @@ def _file_rows(file: Path) -> Iterator[Row]:
 
 def _json_lines(file: Path) -> Iterator[dict[str, Any]]:
     # datasets' own JSON reader names no line when a file is broken, which is what a user needs.
-    opened = gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8")
-    number = 0
-    with opened as lines:
-        try:
-            for number, line in enumerate(lines, start=1):
+    done = 0
+    try:
+        with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
+            for line in lines:
                 row = json.loads(line) if line.strip() else {}
+                done += 1
                 yield row if isinstance(row, dict) else {}
-        except (json.JSONDecodeError, UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
-            place = number if isinstance(error, json.JSONDecodeError) else number + 1
-            raise DataError("data.source", f"{file}, line {place}", f"cannot be parsed: {error}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+        raise DataError("data.source", f"{file}, line {done + 1}", f"cannot be parsed: {error}") from None
 
 
 def _hub_rows(data: DataConfig) -> Iterator[Row]:

@@ -20,9 +20,7 @@ class Split:
     halves: tuple[list[Query], list[Query]]
 
 
-def split_queries(
-    queries: Sequence[Query], evaluation: int, selection: Literal["random", "first"], seed: int
-) -> Split:
+def split_queries(queries: Sequence[Query], evaluation: int, selection: Literal["random", "first"], seed: int) -> Split:
     """Split once, by a seed.
 
     Args:
@@ -33,7 +31,9 @@ def split_queries(
     """
     if len(queries) < evaluation + 2:
         raise DataError(
-            "data.evaluation_queries", evaluation, f"needs at least {evaluation + 2} usable queries, found {len(queries)}"
+            "data.evaluation_queries",
+            evaluation,
+            f"needs at least {evaluation + 2} usable queries, found {len(queries)}",
         )
     shuffled = list(queries)
     random.Random(seed).shuffle(shuffled)
@@ -52,6 +52,8 @@ def _first_of_each_source(queries: Sequence[Query], count: int) -> list[Query]:
     for position, (source, members) in enumerate(by_source.items()):
         wanted = share + (position < extra)
         if len(members) < wanted:
-            raise DataError("data.evaluation_queries", count, f"{source} has {len(members)} queries, {wanted} are needed")
+            raise DataError(
+                "data.evaluation_queries", count, f"{source} has {len(members)} queries, {wanted} are needed"
+            )
         chosen += members[:wanted]
     return chosen

@@ -27,7 +27,7 @@ class BaseReference(pl.Callback):
     Every iteration starts from the base model, so this is the model in training itself: no second copy.
     """
 
-    def on_train_start(self, trainer: Any, pl_module: SamiModel) -> None:  # type: ignore[override]
+    def on_train_start(self, trainer: Any, pl_module: SamiModel) -> None:
         data: ContrastDataModule = trainer.datamodule
         reduction = ScoreReduction(pl_module.train_config.logprob_normalization)
         micro_batches = iter(data.micro_batches())
@@ -62,7 +62,9 @@ class Checkpoints(pl.Callback):
 class EvaluationProgress(pl.Callback):
     """Tells how many micro-batches are scored."""
 
-    def on_test_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, *_: int) -> None:
+    def on_test_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, *_: int
+    ) -> None:
         if trainer.is_global_zero:
             report(batch_idx + 1, trainer.num_test_batches[0], "micro-batches")
 
@@ -140,7 +142,9 @@ def _from_last_stage(outputs: Any, kl: bool) -> dict[str, float]:
     if parallel_state.is_pipeline_last_stage():
         values = torch.stack([outputs[name].float() for name in names])
     torch.distributed.broadcast(
-        values, parallel_state.get_pipeline_model_parallel_last_rank(), parallel_state.get_pipeline_model_parallel_group()
+        values,
+        parallel_state.get_pipeline_model_parallel_last_rank(),
+        parallel_state.get_pipeline_model_parallel_group(),
     )
     return {name: round(float(value), 6) for name, value in zip(names, values, strict=True)}
 

@@ -25,7 +25,9 @@ def read_hf_config(checkpoint: Path) -> dict[str, Any]:
     """
     path = checkpoint / "config.json"
     if not path.is_file():
-        raise CheckpointError("model.path", checkpoint, "holds no config.json; give a Hugging Face checkpoint directory")
+        raise CheckpointError(
+            "model.path", checkpoint, "holds no config.json; give a Hugging Face checkpoint directory"
+        )
     hf_config = read_json(path)
     architectures = hf_config.get("architectures") or []
     if not set(architectures) & set(_ARCHITECTURES):

@@ -122,9 +122,7 @@ class Bf16WeightsDistributedOptimizer(DistributedOptimizer):
                 shard.grad = parameter.main_grad.view(-1)[own.start : own.end]
 
 
-def _clip_by_total_norm(
-    parameters: Any, max_norm: float, total_norm: float, use_decoupled_grad: bool = False
-) -> None:
+def _clip_by_total_norm(parameters: Any, max_norm: float, total_norm: float, use_decoupled_grad: bool = False) -> None:
     """Scale gradients of any dtype so that their norm over all ranks is at most `max_norm`."""
     coefficient = max_norm / (float(total_norm) + 1e-6)  # Megatron's guard against a norm of zero
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]

@@ -71,7 +71,7 @@ class SamiLossReduction(MegatronLossReduction[Batch, dict[str, Tensor]]):
         mask_BCS = diagonal_sequences(batch["mask"], batch["shape"])
         return kl_to_base(model_BCS, base_BCS, mask_BCS).mean()
 
-    def reduce(self, losses_reduced_per_micro_batch: list[dict[str, Tensor]]) -> dict[str, Tensor]:  # type: ignore[override]
+    def reduce(self, losses_reduced_per_micro_batch: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         names = list(losses_reduced_per_micro_batch[0])
         values = torch.stack([torch.stack([m[name] for m in losses_reduced_per_micro_batch]).mean() for name in names])
         group = parallel_state.get_data_parallel_group()
@@ -108,7 +108,7 @@ class ScoreReduction(MegatronLossReduction[Batch, dict[str, Tensor]]):
             self.scores[index] = GroupScore(logprobs_BCR[row].cpu(), tokens_BCS[row].cpu())
         return forward_out.new_zeros(()), {}
 
-    def reduce(self, losses_reduced_per_micro_batch: list[dict[str, Tensor]]) -> Tensor:  # type: ignore[override]
+    def reduce(self, losses_reduced_per_micro_batch: list[dict[str, Tensor]]) -> Tensor:
         return torch.zeros(())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -78,7 +79,15 @@ def make_run(config: Config, groups: list[ContrastGroup]) -> RunDir:
 def start(run: RunDir, module: str, processes: int, iteration: int) -> subprocess.Popen[str]:
     """The stage as the launcher starts it, in a process group of its own."""
     command = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
-    command += [f"--nproc-per-node={processes}", "-m", module, "--run-dir", str(run.root), "--iteration", str(iteration)]
+    command += [
+        f"--nproc-per-node={processes}",
+        "-m",
+        module,
+        "--run-dir",
+        str(run.root),
+        "--iteration",
+        str(iteration),
+    ]
     environment = os.environ | {
         "PYTHONPATH": str(REPOSITORY),
         "OMP_NUM_THREADS": "1",
@@ -101,10 +110,8 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
         output, _ = process.communicate(timeout=STAGE_TIMEOUT)
         return process.returncode, output
     finally:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
 
 def train(config: Config, groups: list[ContrastGroup]) -> tuple[RunDir, list[dict[str, Any]]]:

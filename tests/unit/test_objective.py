@@ -9,8 +9,8 @@ import torch
 
 from sami_nemo.objective import kl_to_base, mutual_information_bound, response_logprobs, sami_loss
 
-# Rows are constitutions, columns responses. By hand:
-#   rows:    log(1 + e^-1) and log(1 + e^-3);  columns: log(1 + e^-2) and log(1 + e^-2)
+# Rows are constitutions, columns responses. Row by row the diagonal is ahead by 1 and by 3, column by column by 2 and
+# by 2; a lead of d costs log(1 + exp(-d)).
 MATRIX = [[0.0, -1.0], [-2.0, 2.0 - 1.0]]
 BY_HAND = (math.log1p(math.exp(-1)) + math.log1p(math.exp(-3)) + 2 * math.log1p(math.exp(-2))) / 4
 
