@@ -200,7 +200,7 @@ def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path) -> None:
     """MLflow is not among the pinned packages."""
     done = launch(tmp_path, "logger=mlflow", "model.path=/no/such/model", "model.prepare=none")
     assert done.returncode == 2
-    assert "logger.mlflow_tracking_uri = file:mlruns: the package mlflow is not installed" in done.stderr
+    assert "logger.mlflow_tracking_uri = file:runs/mlflow: the package mlflow is not installed" in done.stderr
 
 
 def test_help_lists_the_recipes(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from rich.console import Console
 from sami_nemo.compose import compose
 from sami_nemo.errors import RunDirectoryError
 from sami_nemo.launch.console import LiveView, PlainView, Progress, duration, print_results
-from sami_nemo.launch.local_runner import EventReader, check_unchanged, open_run
+from sami_nemo.launch.local_runner import EventReader, StageError, StageFailed, check_unchanged, open_run, run_stages
 from sami_nemo.launch.stages import Stage
 from sami_nemo.progress import EVENTS_VARIABLE
 from sami_nemo.run_dir import RunDir, read_json, sha256_file, write_json, write_text
@@ -289,6 +289,49 @@ def test_killed_launcher_and_the_same_command_again(toy: Toy, behaviour: str) ->
     assert toy.calls() == ["first", "second", "second", "third"]
     assert "from step 3" in toy.run.log("second").read_text()
     assert toy.result() == "HELLOxxxxx"
+
+
+DISTRIBUTED = """
+import os, sys
+from pathlib import Path
+from sami_nemo.errors import DataError
+from sami_nemo.launch import stage_entry
+from sami_nemo.run_dir import partial
+def main(config, run, iteration):
+    behaviour = Path(os.environ["TOY"]).read_text()
+    if behaviour == "user error":
+        raise DataError("groups", 3, "give more queries")
+    if behaviour == "crash" and os.environ["RANK"] == "1":
+        raise ValueError("rank 1 broke")
+    assert os.environ["MASTER_ADDR"] == "127.0.0.1"
+    output = partial(run.train(iteration))
+    output.mkdir(parents=True, exist_ok=True)
+    (output / os.environ["RANK"]).write_text(os.environ["OMP_NUM_THREADS"])
+stage_entry.run(main, "train")
+"""
+
+
+def test_distributed_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real command: torch.distributed.run starts the processes, and what goes wrong in them comes through."""
+    (tmp_path / "toy_stage.py").write_text(DISTRIBUTED)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("SAMI_TRAIN_PYTHON", sys.executable)
+    monkeypatch.setenv("TOY", str(tmp_path / "behaviour"))
+    config = compose(["recipe=sami_smol_moe", f"runs_dir={tmp_path / 'runs'}", "name=toy"])
+    run = RunDir(config.run_dir)
+    stage = Stage("train_1", "train", "toy_stage", iteration=1, outputs=(run.train(1),), distributed=True)
+
+    def attempt(behaviour: str) -> None:
+        (tmp_path / "behaviour").write_text(behaviour)
+        run_stages(config, [stage], PlainView(Console(file=io.StringIO())), {})
+
+    with pytest.raises(StageError, match=r"^groups = 3: give more queries$"):
+        attempt("user error")
+    with pytest.raises(StageFailed) as failed:
+        attempt("crash")
+    assert "ValueError: rank 1 broke" in str(failed.value) and "ChildFailedError" not in str(failed.value)
+    attempt("work")
+    assert {file.name: file.read_text() for file in run.train(1).iterdir()} == {"0": "1", "1": "1"}
 
 
 def test_stopping_stops_everything(toy: Toy) -> None:

@@ -19,6 +19,12 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
 CHOICES = sorted((group, path.stem) for group in GROUPS for path in (CONF / group).glob("*.yaml"))
 
 
+# Parameters in billions. Experts of mixtral-8x7b: 32 layers x 8 experts x 3 matrices of 4,096 x 14,336.
+MISTRAL = 7.24
+MIXTRAL_EXPERTS = 32 * 8 * 3 * 4096 * 14336 / 1e9
+MIXTRAL_DENSE = 46.7 - MIXTRAL_EXPERTS
+
+
 def test_the_recipes_are_those_that_are_documented() -> None:
     assert set(NAMES) >= {"sami_smol", "sami_smol_moe", "sami_debug", *PAPER}
 
@@ -34,6 +40,8 @@ def test_a_recipe_is_sound_and_states_only_differences(
     assert config.recipe == config.name == recipe
     own = yaml.safe_load((RECIPES / f"{recipe}.yaml").read_text())
     groups = {name: choice for entry in own["defaults"] for name, choice in entry.items()}
+    # A recipe is a whole experiment: it does not lean on the defaults of conf/config.yaml.
+    assert {name.removeprefix("override /") for name in groups} >= {*GROUPS} - {"evaluate", "logger"}
     without = compose([f"{name.removeprefix('override /')}={choice}" for name, choice in groups.items()])
     before, now = flatten(without.model_dump()), flatten(config.model_dump())
     for key in flatten({name: value for name, value in own.items() if name != "defaults"}):
@@ -96,16 +104,24 @@ def test_models_data_and_principles_of_the_experiments() -> None:
     }
 
 
-def test_mixtral_fits_its_cluster() -> None:
-    """46.7 B parameters at 14 bytes do not fit one node of 8 x 80 GB; the recipe's layout keeps a GPU below 80 GB."""
-    config = compose(["recipe=sami_mixtral"])
-    assert config.cluster.nodes == 2 and config.train.expert_parallel == 8 and config.train.distributed_optimizer
-    gpus = config.cluster.nodes * config.cluster.devices_per_node
-    experts, dense = 32 * 8 * 3 * 4096 * 14336, 46.7e9 - 32 * 8 * 3 * 4096 * 14336
-    # bf16 weights and fp32 gradients of what a GPU holds; master and one moment, in fp32, divided among its replicas.
-    held = (experts / config.train.expert_parallel + dense) * (2 + 4)
-    states = (experts + dense) * (4 + 4) / gpus
-    assert held + states < 80e9
+def training_gigabytes(config: Config, dense: float, experts: float, state_bytes: int) -> float:
+    """Weights (bf16), gradients (fp32) and distributed optimizer states of one GPU, from billions of parameters."""
+    train, ranks = config.train, config.data_parallel
+    own_dense = dense / (train.tensor_parallel * train.pipeline_parallel)
+    own_experts = experts / (train.tensor_parallel * train.pipeline_parallel * train.expert_parallel)
+    states = own_dense / ranks + own_experts / (ranks // train.expert_parallel)
+    return (own_dense + own_experts) * (2 + 4) + states * state_bytes
+
+
+def test_paper_layouts_fit_their_gpus() -> None:
+    """With room for activations; fp32 masters (4 bytes) with Adam's two states (8) or RMSprop's one (4)."""
+    mistral, mixtral = compose(["recipe=sami_mistral"]), compose(["recipe=sami_mixtral"])
+    assert mistral.train.distributed_optimizer and mixtral.train.distributed_optimizer
+    assert training_gigabytes(mistral, MISTRAL, 0, 4 + 8) == pytest.approx(33, abs=1)
+    assert training_gigabytes(mixtral, MIXTRAL_DENSE, MIXTRAL_EXPERTS, 4 + 4) == pytest.approx(67, abs=1)
+    one_node = compose(["recipe=sami_mixtral", "cluster=a100_8"])
+    assert training_gigabytes(one_node, MIXTRAL_DENSE, MIXTRAL_EXPERTS, 4 + 4) > 80
+    assert mixtral.generate.tensor_parallel * 80 * mixtral.generate.gpu_memory_utilization > 2 * 46.7
 
 
 def test_stages_follow_what_they_read() -> None:
