@@ -12,14 +12,24 @@ Results go to runs/<name>. The same command again goes on where it was stopped.
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import signal
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+TRAIN_PYTHON = ROOT / ".venv" / "train" / "bin" / "python"
+# The repository is found from any working directory.
 sys.path.insert(0, str(ROOT))
 
-# The repository is found from any working directory only now.
+if importlib.util.find_spec("hydra") is None:
+    # Another Python than the environment's, the system's for instance: go on with the right one.
+    if TRAIN_PYTHON.exists() and Path(sys.executable) != TRAIN_PYTHON:
+        os.execv(TRAIN_PYTHON, [str(TRAIN_PYTHON), *sys.orig_argv[1:]])
+    print("hydra-core = (not installed): run `make setup`, then .venv/train/bin/python", file=sys.stderr)
+    sys.exit(2)
+
 from sami_nemo.compose import compose, split_arguments  # noqa: E402
 from sami_nemo.config import Config, dump_config  # noqa: E402
 from sami_nemo.config_checks import check_config  # noqa: E402
@@ -40,6 +50,8 @@ def main(arguments: list[str]) -> int:
         config = compose(overrides)
         check_config(config)
         if dry_run:
+            # Piped into `head`, for instance: end when nobody reads on.
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
             print_plan(config)
             return 0
         return run(config)

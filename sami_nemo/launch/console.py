@@ -20,7 +20,7 @@ SECONDS_BETWEEN_LINES = 15.0
 REFRESHES_PER_SECOND = 4
 # Of an event; all others are values to show.
 EVENT_FIELDS = ("time", "done", "total", "unit")
-STYLES = {"waits": "dim", "finished before": "dim", "failed": "bold red"}
+STYLES = {"waits": "dim", "finished before": "dim", "failed": "bold red", "stopped": "bold"}
 # Header, elapsed time, and the line below.
 LINES_BESIDE_STAGES = 3
 
@@ -36,7 +36,8 @@ class View(Protocol):
 
     def finished(self, stage: Stage, seconds: float) -> None: ...
 
-    def failed(self, stage: Stage) -> None: ...
+    def failed(self, stage: Stage, how: str) -> None:
+        """`how` is "failed" or "stopped"."""
 
     def refresh(self) -> None:
         """Called several times a second while a stage runs."""
@@ -102,8 +103,8 @@ class PlainView:
     def finished(self, stage: Stage, seconds: float) -> None:
         self._line(stage, f"finished in {duration(seconds)}")
 
-    def failed(self, stage: Stage) -> None:
-        self._line(stage, "failed")
+    def failed(self, stage: Stage, how: str) -> None:
+        self._line(stage, how)
 
     def refresh(self) -> None:
         pass
@@ -148,9 +149,9 @@ class LiveView:
         self._seconds[stage.name] = seconds
         self._set(stage, "finished")
 
-    def failed(self, stage: Stage) -> None:
+    def failed(self, stage: Stage, how: str) -> None:
         self._seconds[stage.name] = time.time() - self._progress[stage.name].started
-        self._set(stage, "failed")
+        self._set(stage, how)
 
     def refresh(self) -> None:
         now = time.monotonic()

@@ -81,8 +81,8 @@ def run_stages(
             started = time.monotonic()
             try:
                 run_stage(config, run, stage, view, command_of)
-            except BaseException:
-                view.failed(stage)
+            except BaseException as error:
+                view.failed(stage, "stopped" if isinstance(error, KeyboardInterrupt) else "failed")
                 raise
             manifests.finish(run, stage, time.monotonic() - started, versions.get(stage.environment, {}))
             view.finished(stage, time.monotonic() - started)

@@ -207,3 +207,15 @@ def test_help_lists_the_recipes(tmp_path: Path) -> None:
     done = launch(tmp_path, "--help")
     assert done.returncode == 0
     assert all(recipe in done.stdout for recipe in RECIPES)
+
+
+def test_a_python_without_the_packages_hands_over_to_the_environments(tmp_path: Path) -> None:
+    """As `python launcher_scripts/main.py` with the system's Python."""
+    if not (ROOT / ".venv" / "train" / "bin" / "python").exists():
+        pytest.skip("no training environment; run tools/setup_environments.py")
+    # The interpreter below the virtual environment, without its packages.
+    bare = Path(sys.executable).resolve()
+    command = [str(bare), "-I", str(MAIN), "dry_run=true"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "recipe: sami_smol" in done.stdout

@@ -338,8 +338,8 @@ def test_stopping_stops_everything(toy: Toy) -> None:
     toy.tell("second", "hang")
     launcher, pids = toy.hanging()
     launcher.send_signal(signal.SIGINT)
-    launcher.communicate(timeout=30)
-    assert launcher.returncode == 130
+    output, _ = launcher.communicate(timeout=30)
+    assert launcher.returncode == 130 and output.endswith("second: stopped\n")
     wait_for(lambda: not any(alive(pid) for pid in pids), seconds=5)
 
 
@@ -446,7 +446,7 @@ def test_live_view_shows_every_stage() -> None:
         view.started(stages[1], resumed=True)
         view.progress(stages[1], {"time": time.time(), "done": 1, "total": 4, "unit": "steps", "loss": 0.6931})
         view.refresh()
-        view.failed(stages[1])
+        view.failed(stages[1], "failed")
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
     assert re.search("runs [(]resumed[)] +1/4 steps +loss 0.6931", shown)
     last = shown[shown.rindex("stage ") :]
