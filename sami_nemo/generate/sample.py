@@ -22,7 +22,7 @@ from sami_nemo.constitution.principles import load_principles
 from sami_nemo.constitution.sampling import all_constitutions, draw_constitutions
 from sami_nemo.data.records import Constitution, Query, Response
 from sami_nemo.data.tokenization import PromptTokenizer
-from sami_nemo.generate.engine import Engine
+from sami_nemo.generate.engine import Engine, set_environment
 from sami_nemo.generate.requests import (
     Request,
     RequestPlan,
@@ -41,6 +41,8 @@ SECONDS_BETWEEN_REPORTS = 2.0
 
 
 def main(config: Config, run_dir: RunDir, iteration: int) -> None:
+    # Before the tokenizer, which imports torch.
+    set_environment(config)
     model = locate(config.model.path) if iteration == 0 else run_dir.hf(iteration)
     plans = plan_stage(config, run_dir, iteration, model)
     output = partial(run_dir.responses(iteration))
