@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sami_nemo.config import Config
 from sami_nemo.config_checks import Geometry, read_geometry
+from sami_nemo.data.loaders import local_files
 from sami_nemo.errors import CheckpointError, EnvironmentMismatch, UserError
 from sami_nemo.launch.stages import ROOT, python
 
@@ -36,6 +37,7 @@ def preflight(config: Config) -> tuple[list[UserError], dict[str, dict[str, str]
     problems, versions = check_environments(config)
     problems += check_devices(config)
     problems += check_model(config)
+    problems += check_data(config)
     problems += check_disk(config)
     return problems, versions
 
@@ -124,6 +126,15 @@ def check_model(config: Config) -> list[UserError]:
     return [
         CheckpointError("model.path", model.path, "no such directory; give a Hugging Face checkpoint or a hub name")
     ]
+
+
+def check_data(config: Config) -> list[UserError]:
+    """The files of queries are there, if they are files."""
+    try:
+        local_files(config.data.source)
+    except UserError as error:
+        return [error]
+    return []
 
 
 def check_disk(config: Config) -> list[UserError]:

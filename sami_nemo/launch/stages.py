@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 from sami_nemo.config import Config
+from sami_nemo.data.loaders import local_files
+from sami_nemo.errors import DataError
 from sami_nemo.run_dir import RunDir
 
 ROOT = Path(__file__).parents[2]
@@ -60,12 +62,20 @@ def plan(config: Config) -> list[Stage]:
             "sami_nemo.data.prepare",
             inputs=("model",),
             outputs=(run.queries,),
-            uses_hub=True,
+            uses_hub=_on_hub(config.data.source),
         ),
     ]
     for n in range(config.iterations + 1):
         stages += _iteration(run, n)
     return stages
+
+
+def _on_hub(source: str) -> bool:
+    """Whether `source` is a hub data set: neither a file nor a name of one that is missing."""
+    try:
+        return not local_files(source)
+    except DataError:
+        return False
 
 
 def _iteration(run: RunDir, n: int) -> list[Stage]:

