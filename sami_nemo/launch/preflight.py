@@ -15,8 +15,8 @@ from sami_nemo.errors import CheckpointError, EnvironmentMismatch, UserError
 from sami_nemo.launch.stages import ROOT, python
 
 GIB = 2**30
-# Each check is a process that imports no heavy package; a slow disk may take seconds over it.
-TIMEOUT_SECONDS = 8
+# Each check takes a fraction of a second; only a program that hangs, or a machine that is very busy, comes near this.
+TIMEOUT_SECONDS = 60
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # Feed-forward width over hidden size (3.5 in Mistral and Mixtral) and vocabulary: for an estimate of the disk.
 FEED_FORWARD_RATIO = 3.5
