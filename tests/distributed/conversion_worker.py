@@ -1,0 +1,96 @@
+"""Runs under torch.distributed.run: imports a checkpoint in several layouts, exports it, and reports as JSON.
+
+    conversion_worker.py CHECKPOINT FOLDER LAYOUTS
+
+LAYOUTS is a JSON object of names and training settings. Reports per layout whether the export is bit-identical and,
+in one process, how far log-probs and gradients are from transformers'.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sami_nemo.checkpoint.safetensors_io import open_slices, read_index
+from sami_nemo.config import TrainConfig
+from sami_nemo.model.cpu_backend import cpu_backend
+
+TOKENS_BS = (torch.arange(48) * 37 % 1000 + 5).view(2, 24)
+
+
+def identical(base: Path, exported: Path) -> bool:
+    names = read_index(base).keys()
+    if names != read_index(exported).keys():
+        return False
+    with open_slices(base) as before, open_slices(exported) as after:
+        return all(torch.equal(before(name)[:], after(name)[:]) for name in names)
+
+
+def differences(model: torch.nn.Module, base: Path) -> dict[str, float]:
+    """Largest difference of token log-probs, and of each gradient relative to its norm, from transformers'."""
+    from transformers import AutoModelForCausalLM
+
+    from sami_nemo.checkpoint.placement import place_parameters
+
+    reference = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager")
+    labels_BS = TOKENS_BS.roll(-1, dims=1)
+    theirs_BS = reference(TOKENS_BS).logits.log_softmax(-1).gather(-1, labels_BS[..., None])[..., 0]
+    positions_BS = torch.arange(TOKENS_BS.shape[1]).expand_as(TOKENS_BS)
+    ours_BS = -model(TOKENS_BS, positions_BS, None, labels=labels_BS)
+    # A loss that weighs every token differently, so that errors cannot cancel out.
+    weights_BS = torch.linspace(0.1, 1.0, TOKENS_BS.numel()).view_as(TOKENS_BS)
+    (ours_BS * weights_BS).sum().backward()
+    (theirs_BS * weights_BS).sum().backward()
+    expected = {name: parameter.grad for name, parameter in reference.named_parameters()}
+    worst = 0.0
+    for placed in place_parameters(model):
+        assert placed.parameter.grad is not None
+        for name, ours in zip(placed.hf_names, placed.layout.join([placed.parameter.grad]), strict=True):
+            theirs = expected[name]
+            assert theirs is not None
+            worst = max(worst, float((ours - theirs).norm() / theirs.norm()))
+    return {"logprobs": float((ours_BS - theirs_BS).abs().max()), "gradients": worst}
+
+
+def main(base: Path, folder: Path, layouts: dict[str, dict[str, Any]]) -> None:
+    from megatron.core import parallel_state
+
+    from sami_nemo.checkpoint.hf_export import export_hf
+    from sami_nemo.checkpoint.hf_import import load_hf_weights
+    from sami_nemo.checkpoint.hf_verify import verify_export
+    from sami_nemo.model.megatron_config import nemo_config, read_hf_config
+
+    torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=60))
+    reports: dict[str, Any] = {}
+    for name, layout in layouts.items():
+        train = TrainConfig(batch_size=1, batches=1, optimizer="adamw", lr=1.0, precision="fp32", **layout)
+        parallel_state.initialize_model_parallel(
+            train.tensor_parallel, train.pipeline_parallel, expert_model_parallel_size=train.expert_parallel
+        )
+        model = nemo_config(read_hf_config(base), train, 64, on_gpu=False).configure_model(None)
+        load_hf_weights(model, base)
+        exported = folder / name.replace(" ", "_")
+        if torch.distributed.get_rank() == 0:
+            exported.mkdir()
+        torch.distributed.barrier()
+        export_hf(model, base, exported, shard_bytes=300_000)
+        if torch.distributed.get_rank() == 0:
+            verify_export(exported, base)
+            reports[name] = {"identical": identical(base, exported)}
+            if torch.distributed.get_world_size() == 1:
+                reports[name] |= differences(model, base)
+        torch.distributed.barrier()
+        parallel_state.destroy_model_parallel()
+    if torch.distributed.get_rank() == 0:
+        (folder / f"report_{os.environ['WORLD_SIZE']}.json").write_text(json.dumps(reports))
+
+
+if __name__ == "__main__":
+    with cpu_backend():
+        main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))

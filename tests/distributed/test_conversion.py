@@ -1,0 +1,111 @@
+"""Hugging Face to Megatron and back, in every layout; log-probs and gradients against transformers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from sami_nemo.checkpoint.hf_verify import hf_logits, verify_export
+from sami_nemo.errors import CheckpointError
+from sami_nemo.run_dir import read_json
+from tests.distributed.training_runs import REPOSITORY
+
+pytestmark = pytest.mark.slow
+
+WORKER = Path(__file__).with_name("conversion_worker.py")
+ONE: dict[str, dict[str, Any]] = {"one process": {}}
+TWO_DENSE: dict[str, dict[str, Any]] = {
+    "tensor parallel": {"tensor_parallel": 2},
+    "tensor and sequence parallel": {"tensor_parallel": 2, "sequence_parallel": True},
+    "pipeline parallel": {"pipeline_parallel": 2},
+    "data parallel": {},
+}
+TWO_MOE: dict[str, dict[str, Any]] = {
+    "expert parallel": {"expert_parallel": 2},
+    "tensor and sequence parallel": {"tensor_parallel": 2, "sequence_parallel": True},
+    "pipeline parallel": {"pipeline_parallel": 2},
+}
+FOUR_MOE: dict[str, dict[str, Any]] = {
+    "tensor and expert parallel": {"tensor_parallel": 2, "sequence_parallel": True, "expert_parallel": 2},
+    "pipeline and expert parallel": {"pipeline_parallel": 2, "expert_parallel": 2},
+}
+
+
+def convert(processes: int, checkpoint: Path, folder: Path, layouts: dict[str, dict[str, Any]]) -> Any:
+    command = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
+    command += [f"--nproc-per-node={processes}", str(WORKER), str(checkpoint), str(folder), json.dumps(layouts)]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-3000:]
+    return read_json(folder / f"report_{processes}.json")
+
+
+@pytest.mark.parametrize("kind", ["dense", "tied", "moe"])
+def test_one_process_equals_transformers(kind: str, tiny_mistral: Path, tiny_mixtral: Path, tmp_path: Path) -> None:
+    checkpoint = {"dense": tiny_mistral, "tied": tmp_path / "base", "moe": tiny_mixtral}[kind]
+    if kind == "tied":
+        model = AutoModelForCausalLM.from_pretrained(tiny_mistral)
+        model.config.tie_word_embeddings = True
+        model.tie_weights()
+        model.save_pretrained(checkpoint)
+        assert "lm_head.weight" not in load_file(checkpoint / "model.safetensors")
+    [report] = convert(1, checkpoint, tmp_path, ONE).values()
+    assert report["identical"]
+    assert report["logprobs"] < 1e-4
+    assert report["gradients"] < 1e-4
+
+
+def test_two_processes_dense(tiny_mistral: Path, tmp_path: Path) -> None:
+    reports = convert(2, tiny_mistral, tmp_path, TWO_DENSE)
+    assert reports == {name: {"identical": True} for name in TWO_DENSE}
+    sharded = AutoModelForCausalLM.from_pretrained(tmp_path / "tensor_parallel")
+    whole = AutoModelForCausalLM.from_pretrained(tiny_mistral)
+    assert all(torch.equal(a, b) for a, b in zip(sharded.parameters(), whole.parameters(), strict=True))
+    assert len(list((tmp_path / "tensor_parallel").glob("*.safetensors"))) > 1
+
+
+def test_two_processes_moe(tiny_mixtral: Path, tmp_path: Path) -> None:
+    assert convert(2, tiny_mixtral, tmp_path, TWO_MOE) == {name: {"identical": True} for name in TWO_MOE}
+
+
+def test_four_processes_moe(tiny_mixtral: Path, tmp_path: Path) -> None:
+    assert convert(4, tiny_mixtral, tmp_path, FOUR_MOE) == {name: {"identical": True} for name in FOUR_MOE}
+
+
+@pytest.mark.parametrize("kind", ["dense", "moe"])
+def test_streamed_logits_equal_transformers(kind: str, tiny_mistral: Path, tiny_mixtral: Path) -> None:
+    checkpoint = tiny_mistral if kind == "dense" else tiny_mixtral
+    tokens_BS = torch.arange(40).view(2, 20)
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="eager")
+    with torch.no_grad():
+        expected_BSV = model(tokens_BS).logits
+    assert torch.allclose(hf_logits(checkpoint, tokens_BS, torch.float32), expected_BSV, atol=1e-5)
+
+
+def test_verification_fails_closed(tiny_mistral: Path, tmp_path: Path) -> None:
+    tensors = load_file(tiny_mistral / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj.weight"
+
+    def refused(changed: dict[str, torch.Tensor], match: str) -> None:
+        save_file(changed, tmp_path / "model.safetensors")
+        with pytest.raises(CheckpointError, match=match):
+            verify_export(tmp_path, tiny_mistral)
+
+    refused({key: value for key, value in tensors.items() if key != name}, "other tensors")
+    refused(tensors | {"extra.weight": torch.zeros(1)}, "extra.weight")
+    refused(tensors | {name: tensors[name][:-1].contiguous()}, name)
+    refused(tensors | {name: tensors[name].float()}, "F32")
+    save_file(tensors, tmp_path / "model.safetensors")
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[:-100])
+    with pytest.raises(CheckpointError, match="truncated"):
+        verify_export(tmp_path, tiny_mistral)
