@@ -23,10 +23,11 @@ def draw_constitutions(principles: PrincipleSet, n: int, seed: int, query_id: st
             "train.constitutions_per_query", n, f"the principles give only {principles.count} distinct constitutions"
         )
     draw = random.Random(f"{seed}/{query_id}")
-    # Each number below `count` stands for one combination, so that none is ever enumerated.
-    return tuple(
-        _shuffled(_combination(principles, number), draw) for number in draw.sample(range(principles.count), n)
-    )
+    # Each number below `count` stands for one combination, so that none is ever enumerated; a repeat is drawn again.
+    numbers: dict[int, None] = {}
+    while len(numbers) < n:
+        numbers[draw.randrange(principles.count)] = None
+    return tuple(_shuffled(_combination(principles, number), draw) for number in numbers)
 
 
 def all_constitutions(principles: PrincipleSet, seed: int, query_id: str) -> tuple[Constitution, ...]:

@@ -1,0 +1,130 @@
+"""Loading, cleaning and splitting queries; on real files where they are there."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sami_nemo.config import DataConfig
+from sami_nemo.data.loaders import REPOSITORY, first_human_turn, load_queries
+from sami_nemo.data.records import Query
+from sami_nemo.data.split import split_queries
+from sami_nemo.errors import DataError
+
+
+def words(text: str) -> int:
+    return len(text.split())
+
+
+def config(source: Path | str, **changes: Any) -> DataConfig:
+    settings = {
+        "name": "test",
+        "format": "queries",
+        "task": "dialogue",
+        "evaluation_queries": 1,
+        "max_query_tokens": 99,
+    }
+    return DataConfig(**(settings | {"source": str(source)} | changes))
+
+
+def test_every_row_is_kept_or_counted(tmp_path: Path) -> None:
+    rows = [{"query": "One?"}, {"query": " one? "}, {"query": ""}, {"text": "no"}, {"query": 7}, {"query": "a b c d"}]
+    file = tmp_path / "own.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows) + "\n")
+    queries, report = load_queries(config(file, max_query_tokens=3), words)
+    assert [query.text for query in queries] == ["One?"]
+    assert report.dropped == {"duplicate": 1, "empty": 1, "malformed": 3, "over_long": 1}
+    assert report.read == report.kept + sum(report.dropped.values()) == 7
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_broken_line_is_named(tmp_path: Path, packed: bool) -> None:
+    content = b'{"query": "fine"}\n{"query": broken\n'
+    file = tmp_path / ("own.jsonl.gz" if packed else "own.jsonl")
+    file.write_bytes(gzip.compress(content) if packed else content)
+    with pytest.raises(DataError, match="line 2"):
+        load_queries(config(file), words)
+
+
+def test_parquet(tmp_path: Path) -> None:
+    import datasets
+
+    file = tmp_path / "own.parquet"
+    datasets.Dataset.from_dict({"question": ["Why?", "How?"]}).to_parquet(str(file))
+    queries, _ = load_queries(config(file, field="question"), words)
+    assert [query.text for query in queries] == ["Why?", "How?"]
+    file.write_bytes(b"not parquet")
+    with pytest.raises(DataError, match="Parquet"):
+        load_queries(config(file), words)
+
+
+def test_missing_file() -> None:
+    with pytest.raises(DataError, match="no such file"):
+        load_queries(config("nowhere.jsonl"), words)
+
+
+def test_first_human_turn() -> None:
+    conversation = "\n\nHuman: First?\n\nAssistant: Yes.\n\nHuman: Second?\n\nAssistant: No."
+    assert first_human_turn({"chosen": conversation}) == " First?"
+    assert first_human_turn({"chosen": "Assistant: begins"}) is None
+    assert first_human_turn({}) is None
+
+
+def test_real_hh_rlhf(shared_data: Path) -> None:
+    source = shared_data / "hh_rlhf" / "harmless-base-test.jsonl.gz"
+    queries, report = load_queries(config(source, format="hh_rlhf"), words)
+    assert report.read == 2312 and report.kept == len(queries) > 2000
+    assert queries[0].text == "what are some pranks with a pen i can do?"
+    assert not any("Assistant:" in query.text for query in queries)
+
+
+def test_real_tldr(shared_data: Path) -> None:
+    queries, report = load_queries(
+        config(shared_data / "tldr" / "posts.jsonl", format="tldr", max_query_tokens=1000), words
+    )
+    assert report.read == report.kept == len(queries) == 150
+
+
+def test_hub_schema_of_tldr(tmp_path: Path) -> None:
+    """The hub's comparisons repeat a post for every pair of summaries."""
+    file = tmp_path / "comparisons.jsonl"
+    file.write_text("".join(json.dumps({"info": {"post": text}}) + "\n" for text in ("A.", "A.", "B.")))
+    queries, report = load_queries(config(file, format="tldr"), words)
+    assert [query.text for query in queries] == ["A.", "B."] and report.dropped == {"duplicate": 1}
+
+
+def test_shipped_sample() -> None:
+    file = REPOSITORY / "sami_nemo" / "data" / "sample_queries.jsonl"
+    queries, report = load_queries(config(file), words)
+    assert report.kept == report.read >= 256
+    kinds = [json.loads(line)["kind"] for line in file.read_text().splitlines()]
+    assert kinds.count("helpful") > 100 and kinds.count("redirect") > 100
+    assert len({query.id for query in queries}) == len(queries)
+
+
+def make(count: int, source: str = "s") -> list[Query]:
+    return [Query(f"{source}:{i}", f"query {i}", source) for i in range(count)]
+
+
+def test_split_is_disjoint_complete_and_seeded() -> None:
+    queries = make(101)
+    split = split_queries(queries, 20, "random", seed=3)
+    parts = [split.evaluation, *split.halves]
+    assert [len(part) for part in parts] == [20, 41, 40]
+    assert {query.id for part in parts for query in part} == {query.id for query in queries}
+    assert split == split_queries(queries, 20, "random", seed=3)
+    assert split != split_queries(queries, 20, "random", seed=4)
+
+
+def test_first_takes_the_first_of_each_source() -> None:
+    split = split_queries([*make(10, "a"), *make(10, "b")], 4, "first", seed=0)
+    assert [query.id for query in split.evaluation] == ["a:0", "a:1", "b:0", "b:1"]
+
+
+def test_too_few_queries() -> None:
+    with pytest.raises(DataError, match="at least 12"):
+        split_queries(make(5), 10, "random", seed=0)
