@@ -16,9 +16,10 @@ from sami_nemo.checkpoint.hf_export import export_hf
 from sami_nemo.checkpoint.hf_verify import hf_logits, verify_export
 from sami_nemo.errors import CheckpointError
 
-# Mean difference of log-probs, nats. In fp32 the two implementations differ by rounding in another order; in
-# bf16 they round after other operations: measured 0.01 to 0.03 for SmolLM2. Two swapped projections give > 1.
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+# Mean difference of log-probs, nats. In fp32 the two implementations differ by rounding in another order. In bf16 they
+# round after other operations: 0.08 for SmolLM2, as far as bf16 is from fp32 there (0.09); one layer with gate and up
+# projection swapped gives 0.58, with its key heads rolled 0.46.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
 # Enough positions for every projection and expert to matter; a multiple of every tensor-parallel size.
 FIXED_SHAPE = (2, 64)
 
