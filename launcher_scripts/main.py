@@ -58,6 +58,8 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
 
 
 def print_plan(config: Config) -> None:
@@ -72,9 +74,11 @@ def run(config: Config) -> int:
     # Not needed, and not loaded, for a dry run.
     from rich.console import Console
 
+    from sami_nemo.evaluate.metrics import write_metrics
     from sami_nemo.launch.console import LiveView, PlainView, print_results
     from sami_nemo.launch.local_runner import StageError, StageFailed, check_unchanged, run_stages
     from sami_nemo.launch.preflight import preflight
+    from sami_nemo.run_dir import RunDir
 
     check_unchanged(config)
     problems, versions = preflight(config)
@@ -83,7 +87,9 @@ def run(config: Config) -> int:
         return EXIT_USER_ERROR
 
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+        # nohup ignores SIGHUP, so that a run outlives its terminal.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     console, stages = Console(), plan(config)
     try:
         if console.is_terminal:
@@ -100,6 +106,10 @@ def run(config: Config) -> int:
     except KeyboardInterrupt:
         print(f"stopped; the same command goes on from here ({config.run_dir})", file=sys.stderr)
         return EXIT_INTERRUPTED
+    results = RunDir(config.run_dir)
+    if not results.metrics.exists():
+        # Removed by hand: every stage is finished, so none of them writes it.
+        write_metrics(config, results, results.evaluation(config.iterations), config.iterations)
     print_results(console, config)
     return 0
 

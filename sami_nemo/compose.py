@@ -74,11 +74,14 @@ def compose(overrides: list[str]) -> Config:
 def _parse(text: str) -> Override:
     if "=" not in text or text.startswith(("+", "~", "-")):
         raise ConfigError("argument", text, "give recipe=NAME, GROUP=NAME or key=value; --help explains")
+    key, _, value = text.partition("=")
     try:
-        return OverridesParser.create().parse_override(text)
+        override = OverridesParser.create().parse_override(text)
     except HydraException as error:
-        key, _, value = text.partition("=")
         raise ConfigError(key, value, f"not a value ({_first_line(error)}); quote it: '{key}=\"{value}\"'") from None
+    if override.is_sweep_override():
+        raise ConfigError(key, value, "give one value; several need a run each")
+    return override
 
 
 def _check_choice(field: str, name: str, directory: Path) -> None:

@@ -7,6 +7,7 @@ import ctypes
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,6 +30,8 @@ from sami_nemo.run_dir import RunDir, partial, write_text
 LOG_TAIL_LINES = 25
 # What torch.distributed.run adds below the traceback of a failed process: forty lines without news.
 ELASTIC_EPILOGUE = "torch/distributed/elastic/multiprocessing/api.py"
+# How it tells the exit status of the process that failed first: negative is the number of a signal.
+ELASTIC_SIGNAL = re.compile(r"failed \(exitcode: (-\d+)\)")
 POLL_SECONDS = 0.2
 # Long enough for torch.distributed.run to stop its processes; they save nothing when asked to stop.
 GRACE_SECONDS = 10.0
@@ -96,8 +99,13 @@ def open_run(config: Config) -> Iterator[RunDir]:
         RunDirectoryError: it holds something else, or another launcher has it.
     """
     run = RunDir(config.run_dir)
-    run.root.mkdir(parents=True, exist_ok=True)
-    with open(run.root / ".lock", "w") as lock:
+    try:
+        run.root.mkdir(parents=True, exist_ok=True)
+        lock = open(run.root / ".lock", "w")  # noqa: SIM115 (closed below, where errors are not of this kind)
+    except OSError as error:
+        remedy = f"cannot be made or written ({error.strerror}); choose another name= or runs_dir="
+        raise RunDirectoryError("run directory", run.root, remedy) from None
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -134,7 +142,7 @@ def check_unchanged(config: Config) -> None:
     run = RunDir(config.run_dir)
     if not run.config.exists():
         return
-    before, now = flatten(yaml.safe_load(run.config.read_text())), flatten(config.model_dump())
+    before, now = flatten(_read_config(run.config)), flatten(config.model_dump())
     changes = [
         f"{key} was {before.get(key, '(absent)')}, is {now.get(key, '(absent)')}"
         for key in sorted(before.keys() | now.keys())
@@ -143,6 +151,17 @@ def check_unchanged(config: Config) -> None:
     if changes:
         remedy = f"a run cannot change ({'; '.join(changes)}); choose another name=, or remove the directory"
         raise RunDirectoryError("run directory", run.root, remedy)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """Without checking its keys: those of an older version differ, and are then named."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        values = None
+    if not isinstance(values, dict):
+        raise RunDirectoryError(str(path), "(damaged)", "not a configuration; choose another name=, or remove the run")
+    return values
 
 
 def run_stage(config: Config, run: RunDir, stage: Stage, view: View, command_of: CommandOf) -> None:
@@ -168,10 +187,10 @@ def run_stage(config: Config, run: RunDir, stage: Stage, view: View, command_of:
         try:
             while process.poll() is None:
                 time.sleep(POLL_SECONDS)
-                error = _show(events, stage, view) or error
+                error = _show(events, stage, view, error)
         finally:
             stop_group(process)
-    error = _show(events, stage, view) or error
+    error = _show(events, stage, view, error)
     if process.returncode == 0:
         missing = [str(path) for path in stage.outputs if not partial(path).exists()]
         if missing:
@@ -179,19 +198,18 @@ def run_stage(config: Config, run: RunDir, stage: Stage, view: View, command_of:
         return
     if error is not None:
         raise StageError(error)
-    tail = log_tail(run.log(stage.name), log_start)
+    lines = log_lines(run.log(stage.name), log_start)
     raise StageFailed(
-        f"{tail}\nstage {stage.name} failed with exit status {process.returncode}; the whole log is "
+        f"{log_tail(lines)}\nstage {stage.name} {describe_exit(process.returncode, lines)}; the whole log is "
         f"{run.log(stage.name)}; the same command goes on from here"
     )
 
 
-def _show(events: EventReader, stage: Stage, view: View) -> str | None:
-    """Pass new events on; returns the error that the stage reported, if any."""
-    error = None
+def _show(events: EventReader, stage: Stage, view: View, error: str | None) -> str | None:
+    """Pass new events on; returns `error`, or else the first one that the stage reported, if any."""
     for event in events.new():
         if "error" in event:
-            error = str(event["error"])
+            error = error or str(event["error"])
         else:
             view.progress(stage, event)
     view.refresh()
@@ -222,11 +240,24 @@ class EventReader:
         return [event for event in events if isinstance(event, dict)]
 
 
-def log_tail(log: Path, start: int) -> str:
-    """The last lines that this attempt printed, up to torch.distributed.run's own."""
+def log_lines(log: Path, start: int) -> list[str]:
+    """What was printed after byte `start`."""
     with log.open("rb") as file:
         file.seek(start)
-        lines = file.read().decode(errors="replace").splitlines()
+        return file.read().decode(errors="replace").splitlines()
+
+
+def describe_exit(status: int, lines: list[str]) -> str:
+    """In words. A process that the kernel kills for its memory prints nothing, so the signal is all there is to see."""
+    first = next((int(match[1]) for match in map(ELASTIC_SIGNAL.search, lines) if match), status)
+    if first >= 0:
+        return f"failed with exit status {status}"
+    name = signal.Signals(-first).name
+    return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+
+
+def log_tail(lines: list[str]) -> str:
+    """The last lines before torch.distributed.run's own."""
     cut = next((index for index, line in enumerate(lines) if ELASTIC_EPILOGUE in line), len(lines))
     return "\n".join(lines[:cut][-LOG_TAIL_LINES:])
 
@@ -245,11 +276,14 @@ def stop_group(process: subprocess.Popen[bytes]) -> None:
     """End a stage's process and all that it has started; returns when the process is gone."""
     if process.poll() is None:
         _signal_group(process.pid, signal.SIGTERM)
+    try:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(GRACE_SECONDS)
-    # Whatever is left of the group, also after an exit with 0: a stage is over when its process is.
-    _signal_group(process.pid, signal.SIGKILL)
-    process.wait()
+    finally:
+        # Whatever is left of the group, also after an exit with 0: a stage is over when its process is. A second
+        # Ctrl-C ends the wait.
+        _signal_group(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:

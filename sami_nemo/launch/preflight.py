@@ -98,8 +98,10 @@ def check_devices(config: Config) -> list[UserError]:
         needs, found, enough = f"{cluster.nodes} nodes", "CPUs", True
     if enough and cluster.nodes == 1:
         return []
+    # This launcher starts processes here only; dry_run=true shows the command of each node.
+    place = "run it on such a machine" if cluster.nodes == 1 else "runs on several nodes cannot be started yet"
     remedy = (
-        f"{config.recipe} needs {needs}; found one node with {found}; run it on such a machine, or choose a cluster "
+        f"{config.recipe} needs {needs}; found one node with {found}; {place}, or choose a cluster "
         "(cluster=NAME, see conf/cluster) and parallel layout that fit"
     )
     return [EnvironmentMismatch("cluster", cluster.name, remedy)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +31,8 @@ def run(main: Callable[[Config, RunDir, int], None], environment: Environment) -
         check_versions(environment)
         main(load_config(arguments.run_dir / "config.yaml"), RunDir(arguments.run_dir), arguments.iteration)
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(error, file=sys.stderr, flush=True)
-            report_error(str(error))
+        # From every process of a distributed stage: the others may be stopped before they come to it. The launcher
+        # shows the first.
+        print(error, file=sys.stderr, flush=True)
+        report_error(str(error))
         sys.exit(EXIT_USER_ERROR)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -96,6 +98,9 @@ MISTAKES = [
     (["train.lr"], "argument = train.lr:", "key=value"),
     (["+train.lr=1"], "argument = +train.lr=1:", "key=value"),
     (["train.lr=[1"], "train.lr = [1: not a value", "quote it"),
+    (["train.lr=1e-5,1e-6"], "train.lr = 1e-5,1e-6:", "one value"),
+    (["recipe=sami_smol,sami_debug"], "recipe = sami_smol,sami_debug:", "one value"),
+    (["seed=range(1,3)"], "seed = range(1,3):", "one value"),
     (["dry_run=maybe"], "dry_run = maybe:", "true or false"),
     # Types and ranges.
     (["train.lr=fast"], "train.lr = 'fast':", "number"),
@@ -209,6 +214,43 @@ def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path) -> None:
     done = launch(tmp_path, "logger=mlflow", "model.path=/no/such/model", "model.prepare=none")
     assert done.returncode == 2
     assert "logger.mlflow_tracking_uri = file:runs/mlflow: the package mlflow is not installed" in done.stderr
+
+
+def start(cwd: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, str(MAIN), *arguments]
+    return subprocess.Popen(
+        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1, **options
+    )
+
+
+def test_stopped_during_the_preflight_it_says_nothing(tmp_path: Path) -> None:
+    smi = tmp_path / "bin" / "nvidia-smi"
+    smi.parent.mkdir()
+    smi.write_text(f"#!/bin/sh\ntouch '{tmp_path}/asked'\nexec sleep 60\n")
+    smi.chmod(0o755)
+    variables = os.environ | {"PATH": f"{smi.parent}{os.pathsep}{os.environ['PATH']}"}
+    process = start(tmp_path, "recipe=sami_mistral", env=variables)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "asked").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=10) == ("", "")
+    assert process.returncode == 130
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
+    """SIGHUP, which ends other runs, passes by; SIGTERM ends this one, and its stage."""
+    process = start(tmp_path, "recipe=sami_debug", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    assert process.stdout is not None and process.stdout.readline() == "model: starts\n"
+    process.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1)
+    process.send_signal(signal.SIGTERM)
+    output, error = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert output.endswith(": stopped\n") and error == "stopped; the same command goes on from here (runs/sami_debug)\n"
 
 
 def test_help_lists_the_recipes(tmp_path: Path) -> None:

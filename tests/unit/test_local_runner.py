@@ -39,6 +39,8 @@ with open(control / "calls", "a") as calls:
 print("this is", stage)
 if behaviour == "crash":
     raise ValueError("the toy broke")
+if behaviour == "out of memory":
+    os.kill(os.getpid(), signal.SIGKILL)
 if behaviour == "user error":
     report_error("data.source = nowhere: give a file")
     sys.exit(1)
@@ -256,6 +258,12 @@ def test_a_failure_stops_the_run_and_shows_why(toy: Toy) -> None:
     assert toy.run.log("second").read_text().count("this is second") == 2
 
 
+def test_a_killed_stage_says_by_what(toy: Toy) -> None:
+    toy.tell("second", "out of memory")
+    status, output = toy.launch()
+    assert status == 3 and "stage second was killed by SIGKILL (out of memory?)" in output
+
+
 def test_a_users_error_is_its_line_alone(toy: Toy) -> None:
     toy.tell("first", "user error")
     assert toy.launch() == (3, "first: starts\nfirst: failed\nStageError data.source = nowhere: give a file\n")
@@ -292,7 +300,7 @@ def test_killed_launcher_and_the_same_command_again(toy: Toy, behaviour: str) ->
 
 
 DISTRIBUTED = """
-import os, sys
+import os, signal, sys, time
 from pathlib import Path
 from sami_nemo.errors import DataError
 from sami_nemo.launch import stage_entry
@@ -301,8 +309,14 @@ def main(config, run, iteration):
     behaviour = Path(os.environ["TOY"]).read_text()
     if behaviour == "user error":
         raise DataError("groups", 3, "give more queries")
+    if behaviour == "user error of rank 1":
+        if os.environ["RANK"] == "1":
+            raise DataError("groups", 4, "give more queries")
+        time.sleep(600)
     if behaviour == "crash" and os.environ["RANK"] == "1":
         raise ValueError("rank 1 broke")
+    if behaviour == "out of memory" and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
     assert os.environ["MASTER_ADDR"] == "127.0.0.1"
     output = partial(run.train(iteration))
     output.mkdir(parents=True, exist_ok=True)
@@ -327,9 +341,13 @@ def test_distributed_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     with pytest.raises(StageError, match=r"^groups = 3: give more queries$"):
         attempt("user error")
+    with pytest.raises(StageError, match=r"^groups = 4: give more queries$"):
+        attempt("user error of rank 1")
     with pytest.raises(StageFailed) as failed:
         attempt("crash")
     assert "ValueError: rank 1 broke" in str(failed.value) and "ChildFailedError" not in str(failed.value)
+    with pytest.raises(StageFailed, match=r"was killed by SIGKILL"):
+        attempt("out of memory")
     attempt("work")
     assert {file.name: file.read_text() for file in run.train(1).iterdir()} == {"0": "1", "1": "1"}
 
@@ -340,6 +358,19 @@ def test_stopping_stops_everything(toy: Toy) -> None:
     launcher.send_signal(signal.SIGINT)
     output, _ = launcher.communicate(timeout=30)
     assert launcher.returncode == 130 and output.endswith("second: stopped\n")
+    wait_for(lambda: not any(alive(pid) for pid in pids), seconds=5)
+
+
+def test_stopping_twice_stops_at_once(toy: Toy) -> None:
+    """Who presses Ctrl-C again does not wait for a stage that ignores the first."""
+    toy.tell("second", "stubborn")
+    launcher, pids = toy.hanging()
+    launcher.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert launcher.poll() is None and alive(pids[0])
+    launcher.send_signal(signal.SIGINT)
+    launcher.communicate(timeout=5)
+    assert launcher.returncode == 130
     wait_for(lambda: not any(alive(pid) for pid in pids), seconds=5)
 
 
@@ -407,6 +438,24 @@ def test_a_foreign_directory_is_refused(tmp_path: Path) -> None:
         pytest.raises(RunDirectoryError, match=r"thesis\.tex"),
         open_run(compose(["recipe=sami_debug", f"runs_dir={tmp_path}", "name=mine"])),
     ):
+        pass
+
+
+@pytest.mark.parametrize("text", ["", ": [bad", "- a list", "\xff"])
+def test_a_damaged_configuration_is_one_line(text: str, tmp_path: Path) -> None:
+    config = compose(["recipe=sami_debug", f"runs_dir={tmp_path}", "name=mine"])
+    config.run_dir.mkdir()
+    RunDir(config.run_dir).config.write_bytes(text.encode("latin-1"))
+    with pytest.raises(RunDirectoryError, match=r"config\.yaml = .*: not a configuration"):
+        check_unchanged(config)
+
+
+@pytest.mark.parametrize("obstacle", ["runs", "runs/mine"])
+def test_a_file_in_place_of_the_directory_is_one_line(obstacle: str, tmp_path: Path) -> None:
+    (tmp_path / obstacle).parent.mkdir(exist_ok=True)
+    (tmp_path / obstacle).write_text("…")
+    config = compose(["recipe=sami_debug", f"runs_dir={tmp_path / 'runs'}", "name=mine"])
+    with pytest.raises(RunDirectoryError, match="cannot be made or written"), open_run(config):
         pass
 
 
