@@ -294,11 +294,30 @@ def _signal_group(group: int, number: signal.Signals) -> None:
 def stop_leftovers(run: RunDir) -> None:
     """Kill processes of this run that outlived a killed launcher: they would write beside the new ones.
 
-    They are known by the events file in their environment. The lock is held, so no launcher waits for them.
+    Asked again until none is left, because they may start others meanwhile. The lock is held, so no launcher waits for
+    them.
+
+    Raises:
+        RunDirectoryError: one does not end, waiting for a dead file system or device.
     """
+    deadline = time.monotonic() + GRACE_SECONDS
+    while leftovers := _processes_of(run):
+        if time.monotonic() > deadline:
+            remedy = f"process {leftovers[0]} of an earlier launcher does not end; end it first"
+            raise RunDirectoryError("run directory", run.root, remedy)
+        for process in leftovers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        time.sleep(POLL_SECONDS)
+
+
+def _processes_of(run: RunDir) -> list[int]:
+    """Processes with an events file of this run in their environment; that of an ended process is empty."""
     logs = f"{EVENTS_VARIABLE}={run.log('x').parent.resolve()}{os.sep}".encode()
+    found = []
     for entry in Path("/proc").glob("[0-9]*"):
         # Other users' processes cannot be read, and processes end while we look.
         with contextlib.suppress(OSError):
             if any(value.startswith(logs) for value in (entry / "environ").read_bytes().split(b"\0")):
-                os.kill(int(entry.name), signal.SIGKILL)
+                found.append(int(entry.name))
+    return found

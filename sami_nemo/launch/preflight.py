@@ -99,9 +99,10 @@ def check_devices(config: Config) -> list[UserError]:
     if enough and cluster.nodes == 1:
         return []
     # This launcher starts processes here only; dry_run=true shows the command of each node.
-    place = "run it on such a machine" if cluster.nodes == 1 else "runs on several nodes cannot be started yet"
+    several_nodes = "a run on several nodes cannot be started yet; choose"
+    advice = "run it on such a machine, or choose" if cluster.nodes == 1 else several_nodes
     remedy = (
-        f"{config.recipe} needs {needs}; found one node with {found}; {place}, or choose a cluster "
+        f"{config.recipe} needs {needs}; found one node with {found}; {advice} a cluster "
         "(cluster=NAME, see conf/cluster) and parallel layout that fit"
     )
     return [EnvironmentMismatch("cluster", cluster.name, remedy)]
