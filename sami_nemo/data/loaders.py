@@ -8,6 +8,9 @@ from __future__ import annotations
 import glob
 import gzip
 import json
+import os
+import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +23,10 @@ from sami_nemo.errors import DataError
 
 REPOSITORY = Path(__file__).parents[2]
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
+# Half a character, as JSON can spell it ("\\ud83d"): neither tokenizers nor files take it.
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+# Where the hub keeps a Parquet copy of data sets that are published with a script, which `datasets` no longer runs.
+PARQUET_COPY = "refs/convert/parquet"
 
 Row = tuple[str, int, dict[str, Any]]
 """Source (file, or subset of a hub data set), row number from 1, and fields."""
@@ -70,7 +77,7 @@ def load_queries(data: DataConfig, count_tokens: Callable[[str], int]) -> tuple[
 def _reason_to_drop(
     text: str | None, seen: set[str], max_tokens: int, count_tokens: Callable[[str], int]
 ) -> str | None:
-    if text is None:
+    if text is None or LONE_SURROGATE.search(text):
         return "malformed"
     if not text.strip():
         return "empty"
@@ -109,8 +116,10 @@ def read_rows(data: DataConfig) -> Iterator[Row]:
     """The rows of files (JSONL, .gz of it, Parquet), or of a hub data set."""
     files = local_files(data.source)
     if files:
+        # Files of one name in several directories stay apart; files of one directory go by their names alone.
+        common = os.path.commonpath([file.parent for file in files])
         for file in files:
-            yield from _file_rows(file)
+            yield from _numbered(file.relative_to(common).as_posix(), _file_rows(file))
     else:
         yield from _hub_rows(data)
 
@@ -127,7 +136,7 @@ def local_files(source: str) -> list[Path]:
     return []
 
 
-def _file_rows(file: Path) -> Iterator[Row]:
+def _file_rows(file: Path) -> Iterable[Any]:
     if file.name.endswith(".parquet"):
         import datasets
 
@@ -136,29 +145,31 @@ def _file_rows(file: Path) -> Iterator[Row]:
             table = datasets.Dataset.from_parquet(str(file), keep_in_memory=True)
         except (ValueError, OSError, datasets.exceptions.DatasetGenerationError) as error:
             raise DataError("data.source", file, f"is not Parquet: {error}") from None
-        yield from _numbered(file.name, table)
-    elif file.name.endswith((".jsonl", ".jsonl.gz")):
-        yield from _numbered(file.name, _json_lines(file))
-    else:
-        raise DataError("data.source", file, "must be .jsonl, .jsonl.gz or .parquet")
+        return table
+    if file.name.endswith((".jsonl", ".jsonl.gz")):
+        return _json_lines(file)
+    raise DataError("data.source", file, "must be .jsonl, .jsonl.gz or .parquet")
 
 
 def _json_lines(file: Path) -> Iterator[dict[str, Any]]:
-    # datasets' own JSON reader names no line when a file is broken, which is what a user needs.
+    # datasets' own JSON reader names no line when a file is broken, which is what a user needs. Lines are read as bytes
+    # and decoded one by one: text files decode whole blocks, and would name a line before the broken one.
     done = 0
     try:
-        with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
             for line in lines:
-                row = json.loads(line) if line.strip() else {}
+                text = line.decode("utf-8-sig")
+                row = json.loads(text) if text.strip() else {}
                 done += 1
                 yield row if isinstance(row, dict) else {}
-    except (json.JSONDecodeError, UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
-        raise DataError("data.source", f"{file}, line {done + 1}", f"cannot be parsed: {error}") from None
+    except json.JSONDecodeError as error:
+        place = f"{file}, line {done + 1}, column {error.colno}"
+        raise DataError("data.source", place, f"is not JSON ({error.msg}); correct or remove the line") from None
+    except (UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise DataError("data.source", f"{file}, line {done + 1}", f"cannot be read: {error}") from None
 
 
 def _hub_rows(data: DataConfig) -> Iterator[Row]:
-    import datasets
-
     # HH-RLHF keeps its subsets in directories, other data sets in configurations.
     options: list[tuple[str, dict[str, Any]]] = [("", {})]
     if data.subsets:
@@ -166,13 +177,28 @@ def _hub_rows(data: DataConfig) -> Iterator[Row]:
         options = [(subset, {key: subset}) for subset in data.subsets]
     for subset, option in options:
         try:
-            rows = datasets.load_dataset(data.source, split=data.split, **option)
+            rows = _load_split(data.source, data.split, option)
         except Exception as error:  # whatever the hub, the network or the cache raise, the user needs the same line
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise DataError(
-                "data.source", data.source, f"is no local file and cannot be loaded from the hub ({reason})"
-            ) from None
+            remedy = (
+                f"is no local file and cannot be loaded from the hub ({reason}); check name, subset and network, log in "
+                "with `hf auth login` if it is gated, or download it and give its JSONL or Parquet files"
+            )
+            raise DataError("data.source", data.source, remedy) from None
         yield from _numbered(subset or data.source, rows)
+
+
+def _load_split(source: str, split: str, option: dict[str, Any]) -> Iterable[Any]:
+    import datasets
+
+    try:
+        return datasets.load_dataset(source, split=split, **option)
+    except RuntimeError as error:
+        if "scripts are no longer supported" not in str(error):
+            raise
+    # The copy has a directory for each configuration.
+    directory = option.get("name") or option.get("data_dir")
+    return datasets.load_dataset(source, split=split, data_dir=directory, revision=PARQUET_COPY)
 
 
 def _numbered(source: str, rows: Iterable[Any]) -> Iterator[Row]:

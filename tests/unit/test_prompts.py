@@ -22,7 +22,7 @@ def test_dialogue_prompts() -> None:
 
 def test_summaries_begin_with_the_post() -> None:
     generation = generation_prompt("summary", "C", "P", instruct=False)
-    assert generation.endswith("### Main Task\n\nSummarization Constitution:\nC\n\nP\n\nSummary: The post")
+    assert generation.endswith("### Main Task\nSummarization Constitution:\nC\n\nP\n\nSummary: The post")
     assert training_prompt("summary", "C", "P", instruct=False).endswith("P\n\nSummary:")
     assert response_prefix("summary", instruct=False) == " The post"
     assert response_prefix("summary", instruct=True) == response_prefix("dialogue", instruct=False) == ""

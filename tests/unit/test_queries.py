@@ -52,6 +52,29 @@ def test_a_broken_line_is_named(tmp_path: Path, packed: bool) -> None:
         load_queries(config(file), words)
 
 
+def test_the_line_is_named_however_the_file_is_decoded(tmp_path: Path) -> None:
+    """Decoders of whole blocks report a broken byte before the lines that precede it are read."""
+    file = tmp_path / "own.jsonl"
+    file.write_bytes(b'\xef\xbb\xbf{"query": "with a byte-order mark"}\n{"query": "fine"}\n{"query": "\xff"}\n')
+    with pytest.raises(DataError, match="line 3"):
+        load_queries(config(file), words)
+
+
+def test_half_a_character_is_malformed(tmp_path: Path) -> None:
+    file = tmp_path / "own.jsonl"
+    file.write_text('{"query": "cut \\ud83d"}\n{"query": "whole \\ud83d\\ude00"}\n')
+    queries, report = load_queries(config(file), words)
+    assert [query.text for query in queries] == ["whole \U0001f600"] and report.dropped == {"malformed": 1}
+
+
+def test_files_of_one_name_stay_apart(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.jsonl").write_text(json.dumps({"query": f"From {name}?"}) + "\n")
+    queries, _ = load_queries(config(f"{tmp_path}/*/train.jsonl"), words)
+    assert [query.id for query in queries] == ["a/train.jsonl:1", "b/train.jsonl:1"]
+
+
 def test_parquet(tmp_path: Path) -> None:
     import datasets
 
