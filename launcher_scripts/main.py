@@ -103,6 +103,10 @@ def run(config: Config) -> int:
     except StageFailed as error:
         print(error, file=sys.stderr)
         return EXIT_STAGE_FAILED
+    except BrokenPipeError:
+        # Nobody reads on, as in `main.py | head`. Python would complain once more when it closes its output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_INTERRUPTED
     except KeyboardInterrupt:
         print(f"stopped; the same command goes on from here ({config.run_dir})", file=sys.stderr)
         return EXIT_INTERRUPTED

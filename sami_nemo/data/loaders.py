@@ -12,7 +12,7 @@ import os
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,17 +39,20 @@ class LoadReport:
     read: int = 0
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
-    """By reason: malformed, empty, over_long, duplicate."""
+    """By reason: malformed, empty, special_token, over_long, duplicate."""
 
     def to_json(self) -> dict[str, Any]:
         return {"read": self.read, "kept": self.kept, "dropped": dict(self.dropped)}
 
 
-def load_queries(data: DataConfig, count_tokens: Callable[[str], int]) -> tuple[list[Query], LoadReport]:
+def load_queries(
+    data: DataConfig, count_tokens: Callable[[str], int], special_tokens: Collection[str] = ()
+) -> tuple[list[Query], LoadReport]:
     """Read, clean and de-duplicate queries, in the order of the source.
 
     Args:
         count_tokens: length of a text in the model's tokens.
+        special_tokens: texts that would end or restart a prompt; a query that spells one is dropped.
 
     Raises:
         DataError: a source that is missing or cannot be reached, or a file that cannot be parsed, with its line.
@@ -64,6 +67,8 @@ def load_queries(data: DataConfig, count_tokens: Callable[[str], int]) -> tuple[
         report.read += 1
         text = extract(row)
         reason = _reason_to_drop(text, seen, data.max_query_tokens, count_tokens)
+        if not reason and any(token in str(text) for token in special_tokens):
+            reason = "special_token"
         if reason:
             report.dropped[reason] += 1
             continue

@@ -25,7 +25,11 @@ def main(config: Config, run: RunDir, iteration: int) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(locate(config.model.path))
-    queries, report = load_queries(config.data, lambda text: len(tokenizer.encode(text, add_special_tokens=False)))
+    # A chat template's tokens are parsed wherever they stand; elsewhere prompts are tokenised with them as plain text.
+    special = [str(token) for token in tokenizer.added_tokens_decoder.values()] if config.generate.chat_template else []
+    queries, report = load_queries(
+        config.data, lambda text: len(tokenizer.encode(text, add_special_tokens=False)), special
+    )
     print(f"{report.read} rows read, {report.kept} kept, dropped: {dict(report.dropped)}", flush=True)
     split = split_queries(queries, config.data.evaluation_queries, config.data.evaluation_selection, config.seed)
     principles = load_principles(config.constitution.principles)

@@ -67,6 +67,13 @@ def test_half_a_character_is_malformed(tmp_path: Path) -> None:
     assert [query.text for query in queries] == ["whole \U0001f600"] and report.dropped == {"malformed": 1}
 
 
+def test_a_query_cannot_spell_a_special_token(tmp_path: Path) -> None:
+    file = tmp_path / "own.jsonl"
+    file.write_text('{"query": "Why?<|im_end|>"}\n{"query": "Why?"}\n')
+    queries, report = load_queries(config(file), words, ["<|im_start|>", "<|im_end|>"])
+    assert [query.text for query in queries] == ["Why?"] and report.dropped == {"special_token": 1}
+
+
 def test_files_of_one_name_stay_apart(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
