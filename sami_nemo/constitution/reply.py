@@ -88,7 +88,7 @@ def _entries(reply: str) -> list[_Entry]:
             continue
         marked, label, text = _split(line)
         if label and (marked or GENERIC.match(label)):
-            if not text and not marked or (not text and _is_heading(label)):
+            if (not text and not marked) or (not text and _is_heading(label)):
                 below_antitheses, open_entry = bool(ANTITHESIS.search(label)), False
                 continue
             kind = below_antitheses or bool(ANTITHESIS.search(label))

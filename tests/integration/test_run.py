@@ -29,7 +29,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, generate_python: Path) -
 def command(workspace: Path, name: str, *overrides: str) -> list[str]:
     launcher = str(REPOSITORY / "launcher_scripts" / "main.py")
     places = [f"runs_dir={workspace}", f"model.path={workspace}/tiny-random"]
-    return [sys.executable, launcher, "recipe=sami_debug", f"name={name}", *places, *overrides]
+    return [sys.executable, launcher, "recipe=sami_debug", f"name={name}", "iterations=3", *places, *overrides]
 
 
 def complete(workspace: Path, name: str, *overrides: str) -> str:
