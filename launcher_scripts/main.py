@@ -4,7 +4,7 @@
 
 recipe=NAME     an experiment in recipes/ (default: sami_smol)
 dry_run=true    print the resolved configuration and every stage's command, and do nothing
-GROUP=NAME      another choice of a group in conf/: model, data, constitution, generate, train, evaluate, logger, cluster
+GROUP=NAME      another choice of a group in conf/: model, data, principles, generate, train, evaluate, judge, logger, cluster
 key=value       any field of sami_nemo/config.py, for example train.lr=1e-5 or name=my-run
 
 Results go to runs/<name>. The same command again goes on where it was stopped.
@@ -76,7 +76,7 @@ def run(config: Config) -> int:
 
     from sami_nemo.evaluate.metrics import write_metrics
     from sami_nemo.launch.console import LiveView, PlainView, print_results
-    from sami_nemo.launch.local_runner import StageError, StageFailed, check_unchanged, run_stages
+    from sami_nemo.launch.local_runner import ReviewPending, StageError, StageFailed, check_unchanged, run_stages
     from sami_nemo.launch.preflight import preflight
     from sami_nemo.run_dir import RunDir
 
@@ -97,6 +97,9 @@ def run(config: Config) -> int:
                 run_stages(config, stages, view, versions)
         else:
             run_stages(config, stages, PlainView(console), versions)
+    except ReviewPending as pending:
+        print(pending)
+        return 0
     except StageError as error:
         print(error, file=sys.stderr)
         return EXIT_USER_ERROR
@@ -113,7 +116,7 @@ def run(config: Config) -> int:
     results = RunDir(config.run_dir)
     if not results.metrics.exists():
         # Removed by hand: every stage is finished, so none of them writes it.
-        write_metrics(config, results, results.evaluation(config.iterations), config.iterations)
+        write_metrics(config, results)
     print_results(console, config)
     return 0
 

@@ -67,12 +67,30 @@ class DataConfig(Section):
     max_query_tokens: PositiveInt
 
 
-class ConstitutionConfig(Section):
-    """The principles that constitutions are drawn from."""
+class PrinciplesConfig(Section):
+    """The principles that constitutions are drawn from: shipped, a file of one's own, or written by a model."""
 
     name: str
-    principles: str
-    """A principles file (YAML), see sami_nemo/constitution/principles/."""
+    source: Literal["file", "local", "endpoint"]
+    """A principles file; a writer that the stage serves with vLLM on this machine; or one behind an address."""
+    file: str | None = None
+    """A principles file (YAML), see sami_nemo/constitution/principles/; a shipped one by its name."""
+    review: bool = False
+    """Stop after the principles are written, for a person to edit them; the same command goes on."""
+    model: str | None = None
+    """The writer: a checkpoint directory or hub name (local), or the endpoint's name of a model."""
+    base_url: str | None = None
+    """Of an OpenAI-compatible endpoint; null is the client's default."""
+    api_key_variable: str = "OPENAI_API_KEY"
+    """Environment variable with the endpoint's key."""
+    task: str | None = None
+    """What the constitution is for, in the words of the seed prompt; null: by data.task."""
+    names: Annotated[list[str], Field(min_length=2, max_length=2)] | None = None
+    """The two principles to write; null: by data.task (helpful and harmless, concise and comprehensive)."""
+    max_tokens: PositiveInt = 1024
+    """Limit of the writer's reply."""
+    attempts: PositiveInt = 3
+    """Replies asked for until one can be used."""
 
 
 class GenerateConfig(Section):
@@ -135,10 +153,38 @@ class TrainConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """The held-out bound."""
+    """The held-out bound, and what responses are compared with."""
 
     constitutions_per_query: Annotated[int, Field(ge=2)] | None = None
-    """Null: every constitution."""
+    """Null: every constitution. Fewer always contain the desired one."""
+    instruct: str | None = None
+    """An instruct model to compare with besides the base model: a checkpoint directory or hub name."""
+
+
+class JudgeConfig(Section):
+    """Who says which of two responses follows the desired constitution better."""
+
+    name: str
+    method: Literal["endpoint", "pmi", "none"]
+    """A model behind an OpenAI-compatible endpoint; the base model's log-probs (a proxy); or nobody."""
+    model: str | None = None
+    """The endpoint's name of the judge."""
+    base_url: str | None = None
+    """Null is the client's default."""
+    api_key_variable: str = "OPENAI_API_KEY"
+    """Environment variable with the endpoint's key."""
+    both_orders: bool = False
+    """Ask with either response first and take the mean; else one order, drawn by the seed."""
+    max_tokens: PositiveInt = 512
+    concurrency: PositiveInt = 16
+    """Requests under way at a time."""
+    timeout_seconds: PositiveFloat = 60.0
+    retries: NonNegativeInt = 8
+    """Of one request, after errors that pass: 429, 5xx, time-outs, dropped connections, damaged replies."""
+    dollars_per_million_input_tokens: NonNegativeFloat = 0.0
+    dollars_per_million_output_tokens: NonNegativeFloat = 0.0
+    budget_dollars: PositiveFloat | None = None
+    """Of the whole run; null: no limit."""
 
 
 class LoggerConfig(Section):
@@ -174,10 +220,11 @@ class Config(Section):
     runs_dir: str
     model: ModelConfig
     data: DataConfig
-    constitution: ConstitutionConfig
+    principles: PrinciplesConfig
     generate: GenerateConfig
     train: TrainConfig
     evaluate: EvaluateConfig
+    judge: JudgeConfig
     logger: LoggerConfig
     cluster: ClusterConfig
 
@@ -195,6 +242,18 @@ class Config(Section):
         """Gradient steps of `iteration` (1-based): N_b, 2 N_b, 3 N_b, … (paper, Algorithm 1)."""
         assert iteration >= 1
         return self.train.batches * iteration
+
+
+OPERATIONAL = frozenset(
+    {
+        "judge.budget_dollars",
+        "judge.concurrency",
+        "judge.retries",
+        "judge.timeout_seconds",
+        "principles.review",
+    }
+)
+"""Keys that change how a run is carried out and not what comes out; they may differ when it goes on."""
 
 
 def parse_config(values: dict[str, Any]) -> Config:

@@ -175,12 +175,30 @@ def check_precision(config: Config, geometry: Geometry) -> None:
 def check_constitutions(config: Config, geometry: Geometry) -> None:
     from sami_nemo.constitution.principles import load_principles
 
-    available = load_principles(config.constitution.principles).count
+    principles = config.principles
+    # A writer is asked for two principles and two antitheses.
+    available, origin = 4, f"principles.source={principles.source}"
+    if principles.source == "file":
+        if principles.file is None:
+            raise ConfigError("principles.file", "null", "give a principles file, or another principles.source")
+        available, origin = load_principles(principles.file).count, principles.file
+    elif principles.model is None:
+        raise ConfigError("principles.model", "null", "give the model that writes the principles")
     for section in ("train", "evaluate"):
         asked = getattr(config, section).constitutions_per_query
         if asked is not None and asked > available:
-            remedy = f"{config.constitution.principles} gives {available} constitutions; lower it or add variants"
+            remedy = f"{origin} gives {available} constitutions; lower it or add variants"
             raise ConfigError(f"{section}.constitutions_per_query", asked, remedy)
+
+
+def check_judge(config: Config, geometry: Geometry) -> None:
+    judge = config.judge
+    if judge.method == "endpoint" and judge.model is None:
+        raise ConfigError("judge.model", "null", "give the endpoint's name of the judge")
+    prices = judge.dollars_per_million_input_tokens + judge.dollars_per_million_output_tokens
+    if judge.budget_dollars is not None and prices == 0:
+        remedy = "a budget needs prices: set judge.dollars_per_million_input_tokens and _output_tokens"
+        raise ConfigError("judge.budget_dollars", judge.budget_dollars, remedy)
 
 
 def check_generation(config: Config, geometry: Geometry) -> None:
@@ -210,5 +228,6 @@ CHECKS: tuple[Callable[[Config, Geometry], None], ...] = (
     check_batch,
     check_precision,
     check_constitutions,
+    check_judge,
     check_generation,
 )

@@ -41,5 +41,9 @@ class CheckpointError(UserError):
     """A checkpoint that is incomplete or does not match what it should."""
 
 
+class EndpointError(UserError):
+    """A model behind an address that cannot be asked."""
+
+
 class TrainingDiverged(UserError):
     """A loss or gradient that is not finite."""

@@ -8,12 +8,18 @@ last; a stage without a matching manifest is not finished. Layout:
     runs/<name>/manifests/<stage>.json        what a finished stage made, with hashes
     runs/<name>/logs/<stage>.log              everything a stage printed
     runs/<name>/logs/<stage>.events.jsonl     its progress, see progress.py
+    runs/<name>/principles.yaml               what constitutions are drawn from; with principles.review=true to edit
+    runs/<name>/principles_writer.json        what the principle writer was asked and answered, if there is one
+    runs/<name>/judge_cache/                  replies of the judge, by hash of what it was asked
+    runs/<name>/report/index.html             the run in figures, see report/
     runs/<name>/queries/                      evaluation.jsonl, half_0.jsonl, half_1.jsonl, constitutions.json
     runs/<name>/iteration_<n>/train/          checkpoints while training, then its record
     runs/<name>/iteration_<n>/hf/             the model of iteration n as a Hugging Face checkpoint
     runs/<name>/iteration_<n>/responses/      what the model of iteration n answered
     runs/<name>/iteration_<n>/groups/         contrast groups built from those responses
     runs/<name>/iteration_<n>/evaluation/     bound and lengths of the model of iteration n
+    runs/<name>/iteration_<n>/judge/          comparisons of its responses with those of the baselines
+    runs/<name>/instruct/                     responses, groups and evaluation of the instruct baseline
 """
 
 from __future__ import annotations
@@ -27,6 +33,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
+
+# In the place of an iteration: the instruct baseline, which answers and is evaluated like an iteration's model.
+INSTRUCT = -1
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,22 @@ class RunDir:
     def queries(self) -> Path:
         return self.root / "queries"
 
+    @property
+    def principles(self) -> Path:
+        return self.root / "principles.yaml"
+
+    @property
+    def principles_writer(self) -> Path:
+        return self.root / "principles_writer.json"
+
+    @property
+    def judge_cache(self) -> Path:
+        return self.root / "judge_cache"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report"
+
     def manifest(self, stage: str) -> Path:
         return self.root / "manifests" / f"{stage}.json"
 
@@ -57,7 +82,7 @@ class RunDir:
         return self.root / "logs" / f"{stage}.events.jsonl"
 
     def iteration(self, n: int) -> Path:
-        return self.root / f"iteration_{n}"
+        return self.root / ("instruct" if n == INSTRUCT else f"iteration_{n}")
 
     def train(self, n: int) -> Path:
         return self.iteration(n) / "train"
@@ -73,6 +98,9 @@ class RunDir:
 
     def evaluation(self, n: int) -> Path:
         return self.iteration(n) / "evaluation"
+
+    def judge(self, n: int) -> Path:
+        return self.iteration(n) / "judge"
 
 
 def partial(path: Path) -> Path:

@@ -81,7 +81,7 @@ def find_principles(path: str) -> Path:
         if candidate.is_file():
             return candidate
     shipped = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.yaml")))
-    raise DataError("constitution.principles", path, f"no such file; give a path or one of {shipped}")
+    raise DataError("principles.file", path, f"no such file; give a path or one of {shipped}")
 
 
 def load_principles(path: str) -> PrincipleSet:
@@ -124,3 +124,19 @@ def _statement(entry: Any, place: str, file: Path) -> Statement:
     if not text or not isinstance(entry["label"], str) or not isinstance(entry.get("antithesis", False), bool):
         raise DataError(str(file), place, "label and text must be text, antithesis true or false")
     return Statement(entry["label"], text, entry.get("antithesis", False))
+
+
+def dump_principles(principles: PrincipleSet) -> str:
+    """A principles file that `load_principles` reads back to equal principles, for people to edit."""
+    rows = [
+        {
+            "name": principle.name,
+            "statements": [
+                {"label": s.label, **({"antithesis": True} if s.antithesis else {}), "text": s.text}
+                for s in principle.statements
+            ],
+        }
+        for principle in principles.principles
+    ]
+    content = {"citation": principles.citation, "writer": principles.writer, "principles": rows}
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)

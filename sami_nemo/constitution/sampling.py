@@ -30,6 +30,16 @@ def draw_constitutions(principles: PrincipleSet, n: int, seed: int, query_id: st
     return tuple(_shuffled(_combination(principles, number), draw) for number in numbers)
 
 
+def draw_with_desired(principles: PrincipleSet, n: int, seed: int, query_id: str) -> tuple[Constitution, ...]:
+    """Like `draw_constitutions`, with the desired one among them: judges compare the responses to it."""
+    drawn = draw_constitutions(principles, n, seed, query_id)
+    desired = principles.desired.id
+    if any(constitution.id == desired for constitution in drawn):
+        return drawn
+    shuffled = next(c for c in all_constitutions(principles, seed, query_id) if c.id == desired)
+    return (shuffled, *drawn[1:])
+
+
 def all_constitutions(principles: PrincipleSet, seed: int, query_id: str) -> tuple[Constitution, ...]:
     """Every distinct constitution, in the principles' order, statements in random order."""
     draw = random.Random(f"{seed}/{query_id}")

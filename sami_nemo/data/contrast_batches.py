@@ -32,8 +32,8 @@ def collate(groups: Sequence[ContrastGroup], indices: Sequence[int], length: int
         tokens_NS; labels_NS, the token that follows each position; mask_NS, 1 where that label belongs to
         the response; position_ids_NS; group_index_B; shape, the sizes (B, C, R).
     """
-    size = len(groups[0].constitutions)
-    count = len(groups) * size * size
+    constitutions, responses = len(groups[0].prompt_ids), len(groups[0].response_ids)
+    count = len(groups) * constitutions * responses
     tokens_NS = torch.zeros(count, length, dtype=torch.long)
     labels_NS = torch.zeros(count, length, dtype=torch.long)
     mask_NS = torch.zeros(count, length)
@@ -49,7 +49,7 @@ def collate(groups: Sequence[ContrastGroup], indices: Sequence[int], length: int
         "mask": mask_NS,
         "position_ids": torch.arange(length).expand(count, length).contiguous(),
         "group_index": torch.tensor(indices),
-        "shape": torch.tensor((len(groups), size, size)),
+        "shape": torch.tensor((len(groups), constitutions, responses)),
     }
 
 

@@ -20,16 +20,18 @@ from typing import Any
 
 from sami_nemo.config import Config
 from sami_nemo.data.records import ContrastGroup, Response
-from sami_nemo.data.tokenization import PromptTokenizer
+from sami_nemo.data.tokenization import PromptTokenizer, uses_chat_template
 from sami_nemo.errors import DataError
 from sami_nemo.generate.filters import Reason, Screened, screen_evaluation, screen_training
 from sami_nemo.generate.requests import half_index, needed_groups
-from sami_nemo.model.locate import locate
-from sami_nemo.run_dir import RunDir, partial, read_json, read_jsonl, write_json, write_jsonl
+from sami_nemo.model.locate import model_of
+from sami_nemo.run_dir import INSTRUCT, RunDir, partial, read_json, read_jsonl, write_json, write_jsonl
 
 
 def main(config: Config, run_dir: RunDir, iteration: int) -> None:
-    tokenizer = PromptTokenizer.load(locate(config.model.path), config.data.task, config.generate.chat_template)
+    # An iteration's tokenizer is the base model's.
+    model = model_of(config, run_dir, iteration if iteration == INSTRUCT else 0)
+    tokenizer = PromptTokenizer.load(model, config.data.task, uses_chat_template(config, iteration))
     responses = run_dir.responses(iteration)
     sampled = read_json(responses / "report.json")
     output = partial(run_dir.groups(iteration))
@@ -45,7 +47,7 @@ def main(config: Config, run_dir: RunDir, iteration: int) -> None:
     write_jsonl(output / "evaluation.jsonl", (group.to_json() for group in evaluation))
     report = {"evaluation": {**sampled_counts(sampled["evaluation"]), **tally.to_json()}}
 
-    if iteration < config.iterations:
+    if iteration != INSTRUCT and iteration < config.iterations:
         training, tally = build_groups(read_responses(responses / "training.jsonl"), training_screen, tokenizer)
         needed = needed_groups(config, iteration + 1)
         if len(training) < needed:

@@ -32,7 +32,7 @@ def main(config: Config, run: RunDir, iteration: int) -> None:
     )
     print(f"{report.read} rows read, {report.kept} kept, dropped: {dict(report.dropped)}", flush=True)
     split = split_queries(queries, config.data.evaluation_queries, config.data.evaluation_selection, config.seed)
-    principles = load_principles(config.constitution.principles)
+    principles = load_principles(str(run.principles))
 
     directory = partial(run.queries)
     shutil.rmtree(directory, ignore_errors=True)

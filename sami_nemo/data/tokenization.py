@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from sami_nemo.config import Config
 from sami_nemo.data.records import Constitution, Query
 from sami_nemo.errors import CheckpointError
 from sami_nemo.generate import prompts
+from sami_nemo.run_dir import INSTRUCT
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,6 +22,11 @@ if TYPE_CHECKING:
 # What a prompt ends with before a response prefix. Tokenised alone, " The post" would get a second space from
 # sentencepiece tokenizers, which put one before every text.
 ANCHOR = ":"
+
+
+def uses_chat_template(config: Config, iteration: int) -> bool:
+    """Whether the model of `iteration` is asked through its chat template: the instruct baseline always is."""
+    return config.generate.chat_template or iteration == INSTRUCT
 
 
 class PromptTokenizer:
@@ -82,6 +89,14 @@ class PromptTokenizer:
         anchor, whole = self._encode(ANCHOR), self._encode(ANCHOR + text)
         assert whole[: len(anchor)] == anchor, f"{text!r} merges with the end of the prompt"
         return tuple(whole[len(anchor) :])
+
+    def encode_response(self, text: str) -> tuple[int, ...]:
+        """Ids of a response that another model gave, where it follows a prompt."""
+        return tuple(self._encode(text)) if self._chat_template else self.encode_continuation(f" {text}")
+
+    def count(self, text: str) -> int:
+        """Length of a text in tokens."""
+        return len(self._encode(text))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids` without special tokens."""

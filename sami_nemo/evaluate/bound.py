@@ -19,14 +19,14 @@ from sami_nemo.data.contrast_batches import group_length
 from sami_nemo.data.records import ContrastGroup
 from sami_nemo.evaluate.metrics import summarise, write_metrics
 from sami_nemo.launch import stage_entry
-from sami_nemo.model.locate import locate
+from sami_nemo.model.locate import model_of
 from sami_nemo.progress import report
 from sami_nemo.run_dir import RunDir, partial, read_jsonl, write_json, write_jsonl
 
 
 def main(config: Config, run: RunDir, iteration: int) -> None:
     groups = [ContrastGroup.from_json(row) for row in read_jsonl(run.groups(iteration) / "evaluation.jsonl")]
-    checkpoint = locate(config.model.path) if iteration == 0 else run.hf(iteration)
+    checkpoint = model_of(config, run, iteration)
     directory = partial(run.evaluation(iteration))
     shutil.rmtree(directory, ignore_errors=True)
 
@@ -39,6 +39,7 @@ def main(config: Config, run: RunDir, iteration: int) -> None:
         rows = [
             {
                 "query_id": group.query.id,
+                "source": group.query.source,
                 "constitutions": [constitution.id for constitution in group.constitutions],
                 "logprobs": matrix,
                 "response_tokens": [len(ids) for ids in group.response_ids],
@@ -47,7 +48,7 @@ def main(config: Config, run: RunDir, iteration: int) -> None:
         ]
         write_jsonl(directory / "groups.jsonl", rows)
         write_json(directory / "summary.json", summarise(iteration, rows))
-        write_metrics(config, run, directory, iteration)
+        write_metrics(config, run, {run.evaluation(iteration): directory})
 
 
 def score_groups(config: Config, model: Any, groups: list[ContrastGroup]) -> list[list[list[float]]]:

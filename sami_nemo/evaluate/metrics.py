@@ -1,29 +1,23 @@
 """metrics.json: what a run measured, by iteration. No torch: the launcher and the tools read it too.
 
 bound of a query   log C - loss (nats), see objective.py
-mean, sem, n       over held-out queries; sem = sample standard deviation / sqrt(n)
+mean, sem, n       over held-out queries, see mean_sem.py
 max                log C, where the estimate saturates
 gain               bound of a query minus its bound at iteration 0, over the queries that both have
+win_rate           against the base model and the instruct baseline, see win_rates.py; absent if nobody judged
+by_source          the same for each source (HH-RLHF's subsets), where there are several
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sami_nemo.config import Config
-from sami_nemo.run_dir import RunDir, read_json, read_jsonl, write_json
-
-
-def mean_sem(values: Sequence[float]) -> dict[str, float | int]:
-    """Mean, standard error of the mean (0 for a single value), and count."""
-    n = len(values)
-    assert n > 0, "nothing to average"
-    mean = sum(values) / n
-    variance = sum((value - mean) ** 2 for value in values) / (n - 1) if n > 1 else 0.0
-    return {"mean": mean, "sem": math.sqrt(variance / n), "n": n}
+from sami_nemo.evaluate.mean_sem import mean_sem
+from sami_nemo.run_dir import INSTRUCT, RunDir, read_json, read_jsonl, write_json
 
 
 def _logsumexp(values: Sequence[float]) -> float:
@@ -41,11 +35,17 @@ def bound(logprobs: Sequence[Sequence[float]]) -> float:
 
 def summarise(iteration: int, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The entry of metrics.json for one iteration, from the rows of evaluation/groups.jsonl."""
-    bounds = {row["query_id"]: bound(row["logprobs"]) for row in rows}
+    summary = {"iteration": iteration, **_summary(rows)}
+    sources = list(dict.fromkeys(row["source"] for row in rows))
+    if len(sources) > 1:
+        summary["by_source"] = {s: _summary([row for row in rows if row["source"] == s]) for s in sources}
+    return summary
+
+
+def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     maximum = math.log(len(rows[0]["logprobs"]))
     return {
-        "iteration": iteration,
-        "mi_bound": {**mean_sem(list(bounds.values())), "max": maximum},
+        "mi_bound": {**mean_sem([bound(row["logprobs"]) for row in rows]), "max": maximum},
         "response_tokens": mean_sem([tokens for row in rows for tokens in row["response_tokens"]]),
     }
 
@@ -56,14 +56,35 @@ def _gain(before: Path, after: Path) -> dict[str, float | int]:
     return mean_sem([bound(row["logprobs"]) - first[row["query_id"]] for row in rows])
 
 
-def write_metrics(config: Config, run: RunDir, directory: Path, iteration: int) -> None:
-    """Write metrics.json with this iteration, whose results are in `directory`, those before, and later ones if any.
+def write_metrics(config: Config, run: RunDir, unfinished: Mapping[Path, Path] | None = None) -> None:
+    """Write metrics.json from the results of every evaluation and judgement that there is.
 
-    There are later ones when an evaluation is repeated in a finished run.
+    Args:
+        unfinished: where the results of the calling stage are until they are in their place.
     """
-    later = (run.evaluation(n) for n in range(iteration + 1, config.iterations + 1))
-    folders = [*(run.evaluation(n) for n in range(iteration)), directory, *(path for path in later if path.exists())]
-    entries = [read_json(folder / "summary.json") for folder in folders]
-    for entry, folder in zip(entries[1:], folders[1:], strict=True):
-        entry["mi_bound_gain"] = _gain(folders[0], folder)
-    write_json(run.metrics, {"recipe": config.recipe, "seed": config.seed, "iterations": entries})
+
+    def place(path: Path) -> Path:
+        return (unfinished or {}).get(path, path)
+
+    def summary(path: Path) -> dict[str, Any]:
+        file = place(path) / "summary.json"
+        return read_json(file) if file.exists() else {}
+
+    entries = []
+    for n in range(config.iterations + 1):
+        entry = summary(run.evaluation(n))
+        if not entry:
+            continue
+        if n:
+            entry["mi_bound_gain"] = _gain(place(run.evaluation(0)), place(run.evaluation(n)))
+        entries.append(entry | summary(run.judge(n)))
+    metrics = {"recipe": config.recipe, "seed": config.seed}
+    if config.judge.method != "none":
+        metrics["judge"] = {
+            "name": config.judge.name,
+            "method": config.judge.method,
+            "proxy": config.judge.method == "pmi",
+        }
+    if baseline := summary(run.evaluation(INSTRUCT)):
+        metrics["instruct"] = {key: value for key, value in baseline.items() if key != "iteration"}
+    write_json(run.metrics, {**metrics, "iterations": entries})

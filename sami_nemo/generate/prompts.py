@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -46,3 +47,22 @@ def training_prompt(task: Task, constitution_text: str, query_text: str, instruc
 def response_prefix(task: Task, instruct: bool) -> str:
     """The beginning of a response that its generation prompt already contains ("Summary: The post")."""
     return " The post" if task == "summary" and not instruct else ""
+
+
+def principle_writer_prompt(task: Task, purpose: str, names: Sequence[str]) -> str:
+    """The seed prompt of the principle writer (section 4 for dialogue, appendix A.7 for summaries)."""
+    first, second = names
+    values = {"task": purpose, "principle_1": first, "principle_2": second}
+    return _fill(_template(f"{task}_principle_writer"), values)
+
+
+def judge_prompt(task: Task, constitution_text: str, query_text: str, response_a: str, response_b: str) -> str:
+    """The paper's question which of two responses follows the constitution better (appendix A.12)."""
+    kind = "response" if task == "dialogue" else "summary"
+    values = {
+        "constitution": constitution_text,
+        _QUERY_PLACE[task]: query_text,
+        f"{kind}_a": response_a,
+        f"{kind}_b": response_b,
+    }
+    return _fill(_template(f"{task}_judge"), values)

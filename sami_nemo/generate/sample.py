@@ -2,7 +2,8 @@
 
 Paper, Algorithm 1 and appendix A.1.1. Runs in the generation environment. Writes into iteration_<n>/responses/:
 
-    evaluation.jsonl, training.jsonl    `Response` rows; no training.jsonl after the last iteration
+    evaluation.jsonl, training.jsonl    `Response` rows; no training.jsonl after the last iteration, nor of the
+                                        instruct baseline, which answers like an iteration's model
     model.json                          which model answered: path and hash; what it was asked, and with which settings
     report.json                         how many queries and requests there were, and which queries were too long
 """
@@ -19,9 +20,9 @@ from typing import Any
 from sami_nemo import progress
 from sami_nemo.config import Config
 from sami_nemo.constitution.principles import load_principles
-from sami_nemo.constitution.sampling import all_constitutions, draw_constitutions
+from sami_nemo.constitution.sampling import all_constitutions, draw_constitutions, draw_with_desired
 from sami_nemo.data.records import Constitution, Query, Response
-from sami_nemo.data.tokenization import PromptTokenizer
+from sami_nemo.data.tokenization import PromptTokenizer, uses_chat_template
 from sami_nemo.generate.engine import Engine, set_environment
 from sami_nemo.generate.requests import (
     Request,
@@ -32,8 +33,8 @@ from sami_nemo.generate.requests import (
     training_queries,
 )
 from sami_nemo.generate.response_log import ResponseLog
-from sami_nemo.model.locate import locate
-from sami_nemo.run_dir import RunDir, partial, read_json, read_jsonl, sha256_file, write_json
+from sami_nemo.model.locate import model_of
+from sami_nemo.run_dir import INSTRUCT, RunDir, partial, read_json, read_jsonl, sha256_file, write_json
 
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*")
 # Often enough for a person who watches, and no burden on the event file.
@@ -43,7 +44,7 @@ SECONDS_BETWEEN_REPORTS = 2.0
 def main(config: Config, run_dir: RunDir, iteration: int) -> None:
     # Before the tokenizer, which imports torch.
     set_environment(config)
-    model = locate(config.model.path) if iteration == 0 else run_dir.hf(iteration)
+    model = model_of(config, run_dir, iteration)
     plans = plan_stage(config, run_dir, iteration, model)
     output = partial(run_dir.responses(iteration))
     open_output(output, model_record(config, model, plans))
@@ -55,15 +56,15 @@ def main(config: Config, run_dir: RunDir, iteration: int) -> None:
 
 def plan_stage(config: Config, run_dir: RunDir, iteration: int, model: Path) -> dict[str, RequestPlan]:
     """The requests of each response file, by its name."""
-    tokenizer = PromptTokenizer.load(model, config.data.task, config.generate.chat_template)
-    principles = load_principles(config.constitution.principles)
+    tokenizer = PromptTokenizer.load(model, config.data.task, uses_chat_template(config, iteration))
+    principles = load_principles(str(run_dir.principles))
     following = iteration + 1
 
     def for_evaluation(query: Query) -> tuple[Constitution, ...]:
         count = config.evaluate.constitutions_per_query
         if count is None:
             return all_constitutions(principles, config.seed, query.id)
-        return draw_constitutions(principles, count, config.seed, query.id)
+        return draw_with_desired(principles, count, config.seed, query.id)
 
     def for_training(query: Query) -> tuple[Constitution, ...]:
         # A query that comes back in a later iteration gets constitutions of its own.
@@ -71,7 +72,7 @@ def plan_stage(config: Config, run_dir: RunDir, iteration: int, model: Path) -> 
         return draw_constitutions(principles, config.train.constitutions_per_query, config.seed, drawn_for)
 
     plans = {"evaluation": plan_requests(config, _read_queries(run_dir, "evaluation"), for_evaluation, tokenizer)}
-    if iteration < config.iterations:
+    if iteration != INSTRUCT and iteration < config.iterations:
         half = _read_queries(run_dir, f"half_{half_index(following)}")
         queries = training_queries(config, half, following)
         plans["training"] = plan_requests(config, queries, for_training, tokenizer)

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from sami_nemo.config import Config, dump_config, flatten
+from sami_nemo.config import OPERATIONAL, Config, dump_config, flatten
 from sami_nemo.errors import RunDirectoryError
 from sami_nemo.launch import manifests
 from sami_nemo.launch.console import View
@@ -44,6 +44,18 @@ class StageFailed(Exception):
     """A stage ended with an error that is not the user's; the text is for people."""
 
 
+class ReviewPending(Exception):
+    """A stage was asked to stop for a person to look at its output.
+
+    Args:
+        path: the file to read and edit.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        super().__init__(f"written for review: {path}; edit it or leave it, then the same command goes on")
+
+
 class StageError(Exception):
     """A stage ended with a `UserError`; the text is its line."""
 
@@ -66,11 +78,16 @@ def run_stages(
     Raises:
         RunDirectoryError: the directory belongs to another configuration, or another launcher is at work there.
         StageError, StageFailed: a stage failed; those after it were not started.
+        ReviewPending: the configuration asks to stop after a stage that was just finished.
     """
     with open_run(config) as run:
         for stage in stages:
             state = manifests.inspect(run, stage)
             if state is State.FINISHED:
+                view.skipped(stage)
+                continue
+            if state is State.EDITED:
+                manifests.adopt(run, stage)
                 view.skipped(stage)
                 continue
             if state is State.TO_COMMIT:
@@ -89,6 +106,8 @@ def run_stages(
                 raise
             manifests.finish(run, stage, time.monotonic() - started, versions.get(stage.environment, {}))
             view.finished(stage, time.monotonic() - started)
+            if stage.review:
+                raise ReviewPending(stage.outputs[0])
 
 
 @contextlib.contextmanager
@@ -125,6 +144,8 @@ def claim(config: Config, run: RunDir) -> None:
     """
     if run.config.exists():
         check_unchanged(config)
+        if run.config.read_text(encoding="utf-8") != dump_config(config):
+            write_text(run.config, dump_config(config))
         return
     foreign = sorted(path.name for path in run.root.iterdir() if path.name not in (".lock", partial(run.config).name))
     if foreign:
@@ -146,7 +167,7 @@ def check_unchanged(config: Config) -> None:
     changes = [
         f"{key} was {before.get(key, '(absent)')}, is {now.get(key, '(absent)')}"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key, ...) != now.get(key, ...)
+        if key not in OPERATIONAL and before.get(key, ...) != now.get(key, ...)
     ]
     if changes:
         remedy = f"a run cannot change ({'; '.join(changes)}); choose another name=, or remove the directory"

@@ -5,6 +5,7 @@ what lies in its `.partial` outputs belongs to that attempt. `manifests/<stage>.
 are in their places. So whatever the moment of a kill, one of these holds:
 
     manifest matches, outputs as it says                  finished
+    the same, outputs edited that people may edit         finished, to be recorded anew
     attempt matches and says that the stage ended well    only renames are missing
     attempt matches                                       the stage goes on in its `.partial` outputs
     anything else                                         the stage starts over, with empty hands
@@ -21,12 +22,16 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from sami_nemo.config import OPERATIONAL, flatten
 from sami_nemo.launch.stages import Stage
 from sami_nemo.run_dir import RunDir, commit, partial, read_json, sha256_file, write_json
 
 
 class State(Enum):
     FINISHED = auto()
+    EDITED = auto()
     TO_COMMIT = auto()
     INTERRUPTED = auto()
     TO_START = auto()
@@ -39,9 +44,16 @@ def attempt_path(run: RunDir, stage: Stage) -> Path:
 def made_from(run: RunDir, stage: Stage) -> dict[str, Any]:
     """What the outputs depend on: the configuration and the manifests of the stages before."""
     return {
-        "config_sha256": sha256_file(run.config),
+        "config_sha256": config_sha256(run),
         "inputs": {name: _digest(run.manifest(name)) for name in stage.inputs},
     }
+
+
+def config_sha256(run: RunDir) -> str:
+    """Of the settings that results depend on."""
+    settings = flatten(yaml.safe_load(run.config.read_text(encoding="utf-8")))
+    content = {key: value for key, value in settings.items() if key not in OPERATIONAL}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(manifest: Path) -> str:
@@ -57,6 +69,8 @@ def inspect(run: RunDir, stage: Stage) -> State:
     manifest = _read(run.manifest(stage.name))
     if manifest.get("made_from") == current and _as_recorded(run, stage, manifest["outputs"]):
         return State.FINISHED
+    if stage.editable and manifest.get("made_from") == current and all(path.exists() for path in stage.outputs):
+        return State.EDITED
     attempt = _read(attempt_path(run, stage))
     if attempt.get("made_from") != current or run.manifest(stage.name).exists():
         return State.TO_START
@@ -99,6 +113,13 @@ def complete(run: RunDir, stage: Stage) -> None:
     finished = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     write_json(run.manifest(stage.name), {"stage": stage.name, **record, "finished": finished, "outputs": outputs})
     attempt_path(run, stage).unlink()
+
+
+def adopt(run: RunDir, stage: Stage) -> None:
+    """Take the outputs as a person has edited them: the stages after it see new hashes and start over."""
+    record = read_json(run.manifest(stage.name))
+    record["outputs"] = {_name(run, file): _describe(file) for file in _files(stage)}
+    write_json(run.manifest(stage.name), record)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -11,12 +11,16 @@ from pathlib import Path
 from sami_nemo.config import Config, load_config
 from sami_nemo.errors import EXIT_USER_ERROR, UserError
 from sami_nemo.progress import report_error
-from sami_nemo.run_dir import RunDir
+from sami_nemo.run_dir import INSTRUCT, RunDir
 from sami_nemo.versions import Environment, check_versions
 
 
+def _iteration(text: str) -> int:
+    return INSTRUCT if text == "instruct" else int(text)
+
+
 def run(main: Callable[[Config, RunDir, int], None], environment: Environment) -> None:
-    """Run a stage: `python -m MODULE --run-dir DIR [--iteration N]`.
+    """Run a stage: `python -m MODULE --run-dir DIR [--iteration N|instruct]`.
 
     Args:
         main: the stage's work.
@@ -24,7 +28,7 @@ def run(main: Callable[[Config, RunDir, int], None], environment: Environment) -
     """
     parser = argparse.ArgumentParser()
     parser.add_argument("--run-dir", type=Path, required=True)
-    parser.add_argument("--iteration", type=int, default=0)
+    parser.add_argument("--iteration", type=_iteration, default=0)
     arguments = parser.parse_args()
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     try:

@@ -1,7 +1,8 @@
 """The stages of a run as data: what runs, where, after what, and what it leaves. Imports nothing heavy.
 
-model ─ queries ─┬─ sample_0 ─ groups_0 ─ evaluate_0
-                 └─ train_1 ─ sample_1 ─ groups_1 ─ evaluate_1 ─ train_2 ─ …
+principles ─ model ─ queries ─┬─ sample_instruct ─ groups_instruct ─ evaluate_instruct
+                              ├─ sample_0 ─ groups_0 ─ evaluate_0 ─ judge_0 ─ report_0
+                              └─ train_1 ─ sample_1 ─ groups_1 ─ evaluate_1 ─ judge_1 ─ report_1 ─ train_2 ─ …
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Literal
 from sami_nemo.config import Config
 from sami_nemo.data.loaders import local_files
 from sami_nemo.errors import DataError
-from sami_nemo.run_dir import RunDir
+from sami_nemo.run_dir import INSTRUCT, RunDir
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,6 +43,10 @@ class Stage:
     """One process per device of the training layout, under torch.distributed.run."""
     uses_hub: bool = False
     """May fetch what is not on this machine."""
+    editable: bool = False
+    """A person may edit its outputs; the run goes on from them as they are."""
+    review: bool = False
+    """Stop the run when it is finished, for a person to look at its first output."""
 
 
 def plan(config: Config) -> list[Stage]:
@@ -50,23 +55,34 @@ def plan(config: Config) -> list[Stage]:
     local_model = config.model.prepare != "none" or Path(config.model.path).is_dir()
     stages = [
         Stage(
+            "principles",
+            "generate",
+            "sami_nemo.constitution.write",
+            outputs=(run.principles, run.principles_writer),
+            uses_hub=config.principles.source == "local",
+            editable=True,
+            review=config.principles.review,
+        ),
+        Stage(
             "model",
             "train",
             "sami_nemo.model.prepare",
             external=(Path(config.model.path),) if local_model else (),
-            uses_hub=not local_model,
+            uses_hub=not local_model or config.evaluate.instruct is not None,
         ),
         Stage(
             "queries",
             "train",
             "sami_nemo.data.prepare",
-            inputs=("model",),
+            inputs=("principles", "model"),
             outputs=(run.queries,),
             uses_hub=_on_hub(config.data.source),
         ),
     ]
+    if config.evaluate.instruct is not None:
+        stages += _answers(run, INSTRUCT, "model")
     for n in range(config.iterations + 1):
-        stages += _iteration(run, n)
+        stages += _iteration(config, run, n)
     return stages
 
 
@@ -78,47 +94,86 @@ def _on_hub(source: str) -> bool:
         return False
 
 
-def _iteration(run: RunDir, n: int) -> list[Stage]:
+def _iteration(config: Config, run: RunDir, n: int) -> list[Stage]:
     """Stages of iteration n; iteration 0 samples from and evaluates the base model."""
-    model = f"train_{n}" if n else "model"
-    training = Stage(
-        f"train_{n}",
-        "train",
-        "sami_nemo.train",
-        iteration=n,
-        inputs=("model", f"groups_{n - 1}"),
-        outputs=(run.train(n), run.hf(n)),
-        distributed=True,
-    )
-    rest = [
+    stages = []
+    if n:
+        stages.append(
+            Stage(
+                f"train_{n}",
+                "train",
+                "sami_nemo.train",
+                iteration=n,
+                inputs=("model", f"groups_{n - 1}"),
+                outputs=(run.train(n), run.hf(n)),
+                distributed=True,
+            )
+        )
+    stages += _answers(run, n, f"train_{n}" if n else "model")
+    instruct = config.evaluate.instruct is not None
+    judged = config.judge.method != "none" and (n > 0 or instruct)
+    if judged:
+        baselines = [*(["evaluate_0"] if n else []), *(["evaluate_instruct"] if instruct else [])]
+        # By the proxy, the baseline's responses are scored once, at iteration 0.
+        scores = ["judge_0"] if n and instruct else []
+        stages.append(
+            Stage(
+                f"judge_{n}",
+                *_judge(config),
+                iteration=n,
+                inputs=(f"evaluate_{n}", *baselines, *scores),
+                outputs=(run.judge(n),),
+                distributed=config.judge.method == "pmi",
+            )
+        )
+    # Rewrites one page that grows with the run, so it is no output of its own.
+    inputs = (f"judge_{n}" if judged else f"evaluate_{n}",)
+    stages.append(Stage(f"report_{n}", "train", "sami_nemo.report.write", iteration=n, inputs=inputs))
+    return stages
+
+
+def _judge(config: Config) -> tuple[Literal["train", "generate"], str]:
+    """Environment and module of whoever judges."""
+    if config.judge.method == "pmi":
+        return "train", "sami_nemo.evaluate.pmi"
+    return "generate", "sami_nemo.evaluate.judge"
+
+
+def _answers(run: RunDir, n: int, model: str) -> list[Stage]:
+    """Sampling and evaluation of one model: of iteration n, or the instruct baseline.
+
+    Args:
+        model: the stage that makes it.
+    """
+    name = "instruct" if n == INSTRUCT else str(n)
+    return [
         Stage(
-            f"sample_{n}",
+            f"sample_{name}",
             "generate",
             "sami_nemo.generate.sample",
             iteration=n,
-            inputs=("queries", model),
+            inputs=("principles", "queries", model),
             outputs=(run.responses(n),),
         ),
         Stage(
-            f"groups_{n}",
+            f"groups_{name}",
             "train",
             "sami_nemo.data.groups",
             iteration=n,
-            inputs=("queries", model, f"sample_{n}"),
+            inputs=("queries", model, f"sample_{name}"),
             outputs=(run.groups(n),),
         ),
         Stage(
-            f"evaluate_{n}",
+            f"evaluate_{name}",
             "train",
             "sami_nemo.evaluate.bound",
             iteration=n,
             # metrics.json holds the earlier iterations, too.
-            inputs=(model, f"groups_{n}", *([f"evaluate_{n - 1}"] if n else [])),
+            inputs=(model, f"groups_{name}", *([f"evaluate_{n - 1}"] if n > 0 else [])),
             outputs=(run.evaluation(n),),
             distributed=True,
         ),
     ]
-    return [training, *rest] if n else rest
 
 
 def python(environment: str) -> Path:
@@ -140,7 +195,7 @@ def command(stage: Stage, config: Config) -> list[str]:
             words += [f"--nnodes={cluster.nodes}"]
     words += ["-m", stage.module, "--run-dir", str(config.run_dir)]
     if stage.iteration is not None:
-        words += ["--iteration", str(stage.iteration)]
+        words += ["--iteration", "instruct" if stage.iteration == INSTRUCT else str(stage.iteration)]
     return words
 
 

@@ -20,6 +20,8 @@ DENSE_SMOLLM2 = "smollm2-135m"
 def main(config: Config, run_dir: RunDir, iteration: int) -> None:
     directory = ensure_model(config.model)
     print(f"base model: {directory.resolve()}")
+    if config.evaluate.instruct is not None:
+        print(f"instruct baseline: {download(config.evaluate.instruct, field='evaluate.instruct').resolve()}")
 
 
 def ensure_model(model: ModelConfig) -> Path:

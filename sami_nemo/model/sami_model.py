@@ -28,8 +28,8 @@ BaseLogprobs = dict[int, Tensor]
 
 def diagonal_sequences(values_NS: Tensor, shape: Tensor) -> Tensor:
     """The sequences of each group whose response was sampled under their constitution: `[B, C, S]`."""
-    groups, size, _ = shape.tolist()
-    return values_NS.view(groups, size, size, -1).diagonal(dim1=1, dim2=2).movedim(-1, 1)
+    groups, constitutions, responses = shape.tolist()
+    return values_NS.view(groups, constitutions, responses, -1).diagonal(dim1=1, dim2=2).movedim(-1, 1)
 
 
 def group_logprobs(token_logprobs_NS: Tensor, batch: Batch, normalization: str) -> Tensor:

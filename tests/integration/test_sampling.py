@@ -41,7 +41,8 @@ def config(model: Path, runs_dir: Path, name: str, tensor_parallel: int = 1) -> 
                 "evaluation_queries": 3,
                 "max_query_tokens": 64,
             },
-            "constitution": {"name": "c", "principles": str(sorted(PRINCIPLES.glob("*.yaml"))[0])},
+            "principles": {"name": "p", "source": "file", "file": "dialogue_claude_opus"},
+            "judge": {"name": "none", "method": "none"},
             "generate": {
                 "max_tokens": 48,
                 "chat_template": False,
@@ -66,6 +67,7 @@ def prepared_run(model: Path, runs_dir: Path, name: str, tensor_parallel: int = 
     settings = config(model, runs_dir, name, tensor_parallel)
     run_dir = RunDir(settings.run_dir)
     write_text(run_dir.config, dump_config(settings))
+    write_text(run_dir.principles, (PRINCIPLES / "dialogue_claude_opus.yaml").read_text())
     for part, count in (("evaluation", 3), ("half_0", 9), ("half_1", 9)):
         texts = [f"How do I bake {number} loaves?" for number in range(count)]
         rows = ({"id": f"{part}-{i}", "text": text, "source": "test"} for i, text in enumerate(texts))

@@ -42,7 +42,7 @@ def test_shipped_sets_give_four_constitutions(name: str) -> None:
 
 
 def test_text_is_a_numbered_list() -> None:
-    principles = load_principles("tldr_mistral_instruct")
+    principles = load_principles("summary_mistral_instruct")
     assert principles.desired.text == (
         "1. Summaries should be brief and to the point, avoiding unnecessary details.\n"
         "2. Summaries should be thorough and include all important information from the original post."
@@ -50,7 +50,7 @@ def test_text_is_a_numbered_list() -> None:
 
 
 def test_draws_are_distinct_and_depend_on_seed_and_query_alone() -> None:
-    principles = load_principles("hh_rlhf_claude_opus")
+    principles = load_principles("dialogue_claude_opus")
     first = draw_constitutions(principles, 3, 0, "q1")
     assert first == draw_constitutions(principles, 3, 0, "q1")
     assert len({constitution.id for constitution in first}) == 3
@@ -59,7 +59,7 @@ def test_draws_are_distinct_and_depend_on_seed_and_query_alone() -> None:
 
 
 def test_draws_are_uniform_and_shuffled() -> None:
-    principles = load_principles("hh_rlhf_claude_opus")
+    principles = load_principles("dialogue_claude_opus")
     drawn = [c for i in range(2000) for c in draw_constitutions(principles, 2, 7, f"query {i}")]
     counts = Counter(constitution.id for constitution in drawn)
     # 1,000 of each are expected; five standard deviations are about 140.
@@ -71,7 +71,7 @@ def test_draws_are_uniform_and_shuffled() -> None:
 
 def test_more_than_there_are_is_refused() -> None:
     with pytest.raises(ConfigError, match="only 4 distinct"):
-        draw_constitutions(load_principles("hh_rlhf_claude_opus"), 5, 0, "q")
+        draw_constitutions(load_principles("dialogue_claude_opus"), 5, 0, "q")
 
 
 def test_many_variants_are_not_enumerated(tmp_path: Path) -> None:
@@ -108,5 +108,5 @@ def test_malformed_files_name_the_place(tmp_path: Path, content: str, place: str
 
 
 def test_missing_file_names_the_shipped_ones() -> None:
-    with pytest.raises(DataError, match="tldr_claude_opus"):
+    with pytest.raises(DataError, match="summary_claude_opus"):
         load_principles("nowhere.yaml")

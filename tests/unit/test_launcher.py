@@ -54,10 +54,14 @@ def test_dry_run_needs_no_heavy_package_and_writes_nothing(recipe: str, tmp_path
     config = parse_config(yaml.safe_load(done.stdout))
     assert (config.recipe, config.name) == (recipe, recipe)
     commands = [line for line in done.stdout.splitlines() if " -m sami_nemo." in line]
-    # Model, queries, three stages of iteration 0, and four of each iteration.
-    assert len(commands) == 2 + 3 + 4 * config.iterations
+    # Principles, model, queries; sampling, groups, bound, report of iteration 0; training and judge besides of each
+    # iteration. A baseline is sampled and evaluated like an iteration, and base and baseline are compared.
+    baseline = config.evaluate.instruct is not None
+    assert len(commands) == 3 + 4 + 6 * config.iterations + (4 if baseline else 0)
     devices = config.cluster.devices_per_node
-    assert sum(f"--nproc-per-node={devices} " in line for line in commands) == 1 + 2 * config.iterations
+    # Bound and training, and the proxy judge, in the layout of training.
+    distributed = 1 + (3 if config.judge.method == "pmi" else 2) * config.iterations + baseline
+    assert sum(f"--nproc-per-node={devices} " in line for line in commands) == distributed
 
 
 def test_the_blocker_blocks(tmp_path: Path) -> None:
@@ -73,8 +77,8 @@ def test_default_recipe_overrides_and_plan(tmp_path: Path) -> None:
     assert config.recipe == "sami_smol" and config.name == "mine"
     assert config.train.lr == 1e-5 and config.data.source == "q.jsonl" and config.data.name == "file"
     names = [line.removeprefix("# ") for line in done.stdout.splitlines() if line.startswith("# ") and "-m" not in line]
-    assert names[:6] == ["model", "queries", "sample_0", "groups_0", "evaluate_0", "train_1"]
-    assert names[-1] == "evaluate_3"
+    assert names[:6] == ["principles", "model", "queries", "sample_0", "groups_0", "evaluate_0"]
+    assert names[-1] == "report_3"
 
 
 def test_pythons_of_the_environments_can_be_given(tmp_path: Path) -> None:
@@ -132,7 +136,10 @@ MISTAKES = [
     (["train.precision=fp32", "train.master_weights=bf16"], "train.master_weights = bf16:", "fp32"),
     (["train.constitutions_per_query=5"], "train.constitutions_per_query = 5:", "4 constitutions"),
     (["evaluate.constitutions_per_query=5"], "evaluate.constitutions_per_query = 5:", "4 constitutions"),
-    (["constitution.principles=nothing.yaml"], "constitution.principles = nothing.yaml:", "no such file"),
+    (["principles=file", "principles.file=nothing.yaml"], "principles.file = nothing.yaml:", "no such file"),
+    (["principles.file=null"], "principles.file = null:", "give a principles file"),
+    (["judge.method=endpoint"], "judge.model = null:", "name of the judge"),
+    (["judge=endpoint", "judge.model=m", "judge.budget_dollars=1"], "judge.budget_dollars = 1.0:", "needs prices"),
     (["generate.max_model_len=128"], "generate.max_model_len = 128:", "data.max_query_tokens"),
     (["generate.tensor_parallel=2"], "generate.tensor_parallel = 2:", "9 attention heads"),
     (
@@ -213,7 +220,7 @@ def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path) -> None:
     """MLflow is not among the pinned packages."""
     done = launch(tmp_path, "logger=mlflow", "model.path=/no/such/model", "model.prepare=none")
     assert done.returncode == 2
-    assert "logger.mlflow_tracking_uri = file:runs/mlflow: the package mlflow is not installed" in done.stderr
+    assert "logger.mlflow_tracking_uri = sqlite:///runs/mlflow.db: the package mlflow is not installed" in done.stderr
 
 
 def start(cwd: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
@@ -243,7 +250,7 @@ def test_stopped_during_the_preflight_it_says_nothing(tmp_path: Path) -> None:
 def test_a_run_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
     """SIGHUP, which ends other runs, passes by; SIGTERM ends this one, and its stage."""
     process = start(tmp_path, "recipe=sami_debug", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
-    assert process.stdout is not None and process.stdout.readline() == "model: starts\n"
+    assert process.stdout is not None and process.stdout.readline() == "principles: starts\n"
     process.send_signal(signal.SIGHUP)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(1)

@@ -20,6 +20,7 @@ from sami_nemo.compose import compose
 from sami_nemo.errors import RunDirectoryError
 from sami_nemo.launch.console import LiveView, PlainView, Progress, duration, print_results
 from sami_nemo.launch.local_runner import EventReader, StageError, StageFailed, check_unchanged, open_run, run_stages
+from sami_nemo.launch.manifests import config_sha256
 from sami_nemo.launch.stages import Stage
 from sami_nemo.progress import EVENTS_VARIABLE
 from sami_nemo.run_dir import RunDir, read_json, sha256_file, write_json, write_text
@@ -191,7 +192,7 @@ def test_stages_run_in_order_and_leave_manifests(toy: Toy) -> None:
     manifest = read_json(toy.run.manifest("second"))
     assert manifest["stage"] == "second" and manifest["versions"] == {"torch": "1.2"}
     assert manifest["wall_seconds"] >= 0
-    assert manifest["made_from"]["config_sha256"] == sha256_file(toy.run.config)
+    assert manifest["made_from"]["config_sha256"] == config_sha256(toy.run)
     assert list(manifest["made_from"]["inputs"]) == ["first"]
     assert {name: file["size"] for name, file in manifest["outputs"].items()} == {"two/steps": 5, "two b/text": 5}
     for name, file in manifest["outputs"].items():

@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from sami_nemo.evaluate.metrics import bound, mean_sem, summarise
+from sami_nemo.evaluate.mean_sem import mean_sem
+from sami_nemo.evaluate.metrics import bound, summarise
 from sami_nemo.objective import mutual_information_bound
 
 
@@ -25,8 +26,8 @@ def test_bound_equals_the_objectives(size: int) -> None:
 
 def test_summary() -> None:
     rows = [
-        {"query_id": "a", "logprobs": [[0.0, 0.0], [0.0, 0.0]], "response_tokens": [1, 3]},
-        {"query_id": "b", "logprobs": [[0.0, -50.0], [-50.0, 0.0]], "response_tokens": [2, 2]},
+        {"query_id": "a", "source": "x", "logprobs": [[0.0, 0.0], [0.0, 0.0]], "response_tokens": [1, 3]},
+        {"query_id": "b", "source": "x", "logprobs": [[0.0, -50.0], [-50.0, 0.0]], "response_tokens": [2, 2]},
     ]
     summary = summarise(1, rows)
     assert summary["mi_bound"]["mean"] == pytest.approx(math.log(2) / 2)

@@ -42,7 +42,17 @@ def test_braces_survive(task: Task) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["dialogue_generation", "dialogue_training", "summary_generation", "summary_training", "principle_writer"]
+    "name",
+    [
+        "dialogue_generation",
+        "dialogue_training",
+        "dialogue_principle_writer",
+        "dialogue_judge",
+        "summary_generation",
+        "summary_training",
+        "summary_principle_writer",
+        "summary_judge",
+    ],
 )
 def test_words_are_the_papers(name: str, shared_data: Path) -> None:
     paper = shared_data.parent / "paper" / "sami.txt"

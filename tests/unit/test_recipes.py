@@ -50,11 +50,20 @@ def test_a_recipe_is_sound_and_states_only_differences(
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES, ids=[f"{group}={choice}" for group, choice in CHOICES])
 def test_every_choice_of_every_group_composes(group: str, choice: str) -> None:
-    required = {("data", "file"): ["data.source=queries.jsonl"], ("model", "checkpoint"): ["model.path=my/model"]}
+    required = {
+        ("data", "file"): ["data.source=queries.jsonl"],
+        ("model", "checkpoint"): ["model.path=my/model"],
+        ("principles", "file"): ["principles.file=p.yaml"],
+        ("principles", "endpoint_writer"): ["principles.model=m"],
+        ("judge", "endpoint"): ["judge.model=m"],
+    }
     config = compose([f"{group}={choice}", *required.get((group, choice), [])])
     stated = yaml.safe_load((CONF / group / f"{choice}.yaml").read_text())
     section = getattr(config, group).model_dump()
-    assert all(section[key] == value for key, value in stated.items() if key != "defaults" and value != "???")
+    fixed = {
+        key: value for key, value in stated.items() if key != "defaults" and not str(value).startswith(("???", "${"))
+    }
+    assert {key: section[key] for key in fixed} == fixed
 
 
 def test_every_field_of_the_schema_can_be_set() -> None:
@@ -92,16 +101,31 @@ def test_table_1_and_section_4(recipe: str) -> None:
 
 def test_models_data_and_principles_of_the_experiments() -> None:
     found = {
-        recipe: (config.model.path, config.data.source, config.constitution.name, config.model.num_experts)
+        recipe: (config.model.path, config.data.source, config.principles.file, config.model.num_experts)
         for recipe in PAPER
         for config in [compose([f"recipe={recipe}"])]
     }
-    tldr = ("openai/summarize_from_feedback", "tldr_mistral_instruct")
+    tldr = ("openai/summarize_from_feedback", "summary_mistral_instruct.yaml")
     assert found == {
-        "sami_mistral_hh": ("mistralai/Mistral-7B-v0.1", "Anthropic/hh-rlhf", "hh_rlhf_claude_opus", None),
+        "sami_mistral_hh": ("mistralai/Mistral-7B-v0.1", "Anthropic/hh-rlhf", "dialogue_claude_opus.yaml", None),
         "sami_mistral": ("mistralai/Mistral-7B-v0.1", *tldr, None),
         "sami_mixtral": ("mistralai/Mixtral-8x7B-v0.1", *tldr, 8),
     }
+
+
+@pytest.mark.parametrize("recipe", PAPER)
+def test_judge_and_baseline_of_the_experiments(recipe: str) -> None:
+    config = compose([f"recipe={recipe}"])
+    assert (config.judge.method, config.judge.model) == ("endpoint", "gpt-4-0613")
+    assert config.evaluate.instruct == "mistralai/Mistral-7B-Instruct-v0.1"
+
+
+@pytest.mark.parametrize("recipe", ["sami_mistral", "sami_mixtral"])
+@pytest.mark.parametrize("writer", ["mistral_instruct", "claude_opus"])
+def test_both_writers_of_experiment_2(recipe: str, writer: str) -> None:
+    config = compose([f"recipe={recipe}", f"principles={writer}"])
+    check_config(config)
+    assert config.principles.file == f"summary_{writer}.yaml"
 
 
 def training_gigabytes(config: Config, dense: float, experts: float, state_bytes: int) -> float:
@@ -136,5 +160,8 @@ def test_stages_follow_what_they_read() -> None:
     by_name = {stage.name: stage for stage in stages}
     # Every iteration trains from the base model, on responses of the model before.
     assert by_name["train_2"].inputs == ("model", "groups_1")
-    assert by_name["sample_2"].inputs == ("queries", "train_2")
-    assert [stage.name for stage in stages if stage.environment == "generate"] == [f"sample_{n}" for n in range(4)]
+    assert by_name["sample_2"].inputs == ("principles", "queries", "train_2")
+    assert [stage.name for stage in stages if stage.environment == "generate"] == [
+        "principles",
+        *(f"sample_{n}" for n in range(4)),
+    ]

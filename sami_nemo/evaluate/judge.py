@@ -1,0 +1,222 @@
+"""Stage `judge_n` with `judge.method=endpoint`: a model says which response follows the constitution better.
+
+Paper, section 5 and appendix A.12. Every reply is kept in the run's judge_cache/ as soon as it is there, so that a
+rerun asks nothing twice. Writes into iteration_<n>/judge/:
+
+    verdicts.jsonl    one row per comparison, see comparisons.py, with the orders asked and the replies
+    summary.json      win rates (see win_rates.py), tokens and dollars
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sami_nemo.config import Config, JudgeConfig
+from sami_nemo.data.tokenization import PromptTokenizer
+from sami_nemo.endpoint import Endpoint, Message, Reply
+from sami_nemo.errors import EndpointError
+from sami_nemo.evaluate.comparisons import Comparison, comparisons, verdict
+from sami_nemo.evaluate.metrics import write_metrics
+from sami_nemo.evaluate.win_rates import win_rates
+from sami_nemo.generate.prompts import judge_prompt
+from sami_nemo.model.locate import locate
+from sami_nemo.progress import report
+from sami_nemo.run_dir import RunDir, partial, read_json, write_json, write_jsonl
+
+FINAL_RESPONSE = re.compile(r"final\s+response\W*?:\W*([AB])\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Question:
+    """One comparison in one order."""
+
+    comparison: Comparison
+    model_first: bool
+    """Whether the judged model's response is A."""
+    messages: tuple[Message, ...]
+
+
+class ReplyCache:
+    """Replies on disk, one file each, under a hash of model and question."""
+
+    def __init__(self, directory: Path, model: str) -> None:
+        self._directory = directory
+        self._model = model
+
+    def path(self, messages: Sequence[Message]) -> Path:
+        content = json.dumps([self._model, list(messages)], sort_keys=True, ensure_ascii=False)
+        return self._directory / f"{hashlib.sha256(content.encode()).hexdigest()}.json"
+
+    def get(self, messages: Sequence[Message]) -> Reply | None:
+        path = self.path(messages)
+        return Reply(**read_json(path)["reply"]) if path.exists() else None
+
+    def put(self, messages: Sequence[Message], reply: Reply) -> None:
+        write_json(self.path(messages), {"model": self._model, "messages": list(messages), "reply": asdict(reply)})
+
+    def tokens(self) -> tuple[int, int]:
+        """Input and output tokens of all replies that were ever paid for in this run."""
+        replies = [read_json(path)["reply"] for path in self._directory.glob("*.json")]
+        return sum(reply["input_tokens"] for reply in replies), sum(reply["output_tokens"] for reply in replies)
+
+
+class Account:
+    """What the replies have cost, in dollars; threads share it."""
+
+    def __init__(self, judge: JudgeConfig, input_tokens: int, output_tokens: int) -> None:
+        self._judge = judge
+        self._lock = threading.Lock()
+        self.input_tokens, self.output_tokens = input_tokens, output_tokens
+        self.replies = 0
+        """That were added, beside those it began with."""
+
+    @property
+    def dollars(self) -> float:
+        judge = self._judge
+        return (
+            self.input_tokens * judge.dollars_per_million_input_tokens
+            + self.output_tokens * judge.dollars_per_million_output_tokens
+        ) / 1e6
+
+    def add(self, reply: Reply) -> None:
+        with self._lock:
+            self.input_tokens += reply.input_tokens
+            self.output_tokens += reply.output_tokens
+            self.replies += 1
+
+    def check(self) -> None:
+        """Asked before every request; those under way when the budget is reached are still paid.
+
+        Raises:
+            EndpointError: nothing is left.
+        """
+        budget = self._judge.budget_dollars
+        if budget is not None and self.dollars >= budget:
+            remedy = (
+                f"spent: {self.dollars:.2f} dollars for {self.input_tokens} input and {self.output_tokens} output "
+                "tokens; the replies are kept, and the same command with a larger budget goes on from here"
+            )
+            raise EndpointError("judge.budget_dollars", budget, remedy)
+
+
+def main(config: Config, run: RunDir, iteration: int) -> None:
+    judge = config.judge
+    assert judge.model is not None
+    directory = partial(run.judge(iteration))
+    shutil.rmtree(directory, ignore_errors=True)
+    cache = ReplyCache(run.judge_cache, judge.model)
+    account = Account(judge, *cache.tokens())
+    endpoint = Endpoint(
+        "judge", judge.model, judge.base_url, judge.api_key_variable, judge.timeout_seconds, judge.retries
+    )
+    tokenizer = PromptTokenizer.load(locate(config.model.path), config.data.task, config.generate.chat_template)
+    questions = [
+        question
+        for comparison in comparisons(config, run, iteration)
+        for question in ask_in_orders(comparison, config, f"{config.seed}/{iteration}")
+    ]
+    replies = collect(questions, endpoint, judge, cache, account)
+    rows = verdicts(questions, replies, tokenizer.count)
+    write_jsonl(directory / "verdicts.jsonl", rows)
+    write_json(
+        directory / "summary.json",
+        {
+            "win_rate": win_rates(rows),
+            "judge_tokens": {"input": account.input_tokens, "output": account.output_tokens},
+            "judge_dollars": round(account.dollars, 4),
+        },
+    )
+    write_metrics(config, run, {run.judge(iteration): directory})
+
+
+def ask_in_orders(comparison: Comparison, config: Config, seed: str) -> list[Question]:
+    """The question in one order, drawn by the seed, or in both."""
+    first = random.Random(f"{seed}/{comparison.opponent}/{comparison.query_id}").random() < 0.5
+    orders = [first, not first] if config.judge.both_orders else [first]
+    questions = []
+    for model_first in orders:
+        pair = (comparison.response, comparison.opponent_response)
+        a, b = pair if model_first else pair[::-1]
+        text = judge_prompt(config.data.task, comparison.constitution, comparison.query, a, b)
+        questions.append(Question(comparison, model_first, ({"role": "user", "content": text},)))
+    return questions
+
+
+def collect(
+    questions: Sequence[Question], endpoint: Endpoint, judge: JudgeConfig, cache: ReplyCache, account: Account
+) -> list[Reply]:
+    """A reply to every question: from the cache, else from the endpoint.
+
+    Raises:
+        EndpointError: the endpoint failed or the budget is spent; replies that have come are in the cache.
+    """
+    replies = [cache.get(question.messages) for question in questions]
+    # Equal questions (two models that answered alike) are asked once.
+    missing = {cache.path(q.messages): q for q, reply in zip(questions, replies, strict=True) if reply is None}
+    finished = len(questions) - len(missing)
+
+    def ask(question: Question) -> None:
+        account.check()
+        reply = endpoint.ask(list(question.messages), judge.max_tokens)
+        cache.put(question.messages, reply)
+        account.add(reply)
+        report(finished + account.replies, len(questions), "verdicts", dollars=round(account.dollars, 4))
+
+    with ThreadPoolExecutor(judge.concurrency) as pool:
+        futures = [pool.submit(ask, question) for question in missing.values()]
+        try:
+            failed = [future for future in wait(futures, return_when=FIRST_EXCEPTION).done if future.exception()]
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    for future in failed:
+        future.result()
+    return [reply or _kept(cache, question) for question, reply in zip(questions, replies, strict=True)]
+
+
+def _kept(cache: ReplyCache, question: Question) -> Reply:
+    reply = cache.get(question.messages)
+    assert reply is not None
+    return reply
+
+
+def read_choice(reply: str) -> str | None:
+    """ "A" or "B" of the last "Final Response", or None."""
+    found = FINAL_RESPONSE.findall(reply)
+    return found[-1].upper() if found else None
+
+
+def verdicts(
+    questions: Sequence[Question], replies: Sequence[Reply], count_tokens: Callable[[str], int]
+) -> list[dict[str, Any]]:
+    """A row per comparison; its score is the mean over the orders asked, null if a reply cannot be read."""
+    asked: dict[tuple[str, str], list[tuple[Question, Reply]]] = {}
+    for question, reply in zip(questions, replies, strict=True):
+        asked.setdefault((question.comparison.opponent, question.comparison.query_id), []).append((question, reply))
+    rows = []
+    for orders in asked.values():
+        choices = [read_choice(reply.text) for _, reply in orders]
+        wins = [
+            (choice == "A") == question.model_first
+            for (question, _), choice in zip(orders, choices, strict=True)
+            if choice is not None
+        ]
+        score = sum(wins) / len(wins) if len(wins) == len(orders) else None
+        details = [{"model_first": question.model_first, "reply": reply.text} for question, reply in orders]
+        rows.append(verdict(orders[0][0].comparison, score, count_tokens, orders=details))
+    return rows
+
+
+if __name__ == "__main__":
+    from sami_nemo.launch import stage_entry
+
+    stage_entry.run(main, "generate")

@@ -1,0 +1,54 @@
+"""Win rates by hand; a wrong correction (pooling the strata) must not match."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from sami_nemo.evaluate.win_rates import win_rate, win_rates
+
+
+def row(score: float | None, longer: bool, opponent: str = "base", source: str = "s") -> dict[str, Any]:
+    return {
+        "query_id": "q",
+        "opponent": opponent,
+        "source": source,
+        "score": score,
+        "response_tokens": 9 if longer else 5,
+        "opponent_tokens": 5,
+    }
+
+
+def test_strata_weigh_the_same() -> None:
+    # Longer: 3 of 4 won; equally long: 0 of 1. Uncorrected 3/5, corrected (3/4 + 0) / 2.
+    rows = [row(1, True), row(1, True), row(1, True), row(0, True), row(0, False)]
+    result = win_rate(rows)
+    assert result["mean"] == pytest.approx(3 / 5) and result["n"] == 5
+    # Squared deviations from 3/5: 3 x 0.16 + 2 x 0.36 = 1.2; variance 1.2 / 4 = 0.3.
+    assert result["sem"] == pytest.approx(math.sqrt(0.3 / 5))
+    assert result["corrected"]["mean"] == pytest.approx(3 / 8) != result["mean"]
+    # In the longer stratum: 3 x 1/16 + 9/16 = 3/4; variance 1/4; sem 1/4. One value has no deviation.
+    assert result["corrected"]["sem"] == pytest.approx(1 / 8)
+    assert result["strata"]["longer"]["n"] == 4 and result["strata"]["not_longer"]["n"] == 1
+
+
+def test_an_empty_stratum_is_said() -> None:
+    result = win_rate([row(1, True), row(0, True)])
+    assert "corrected" not in result and result["empty_stratum"] == "not_longer"
+    assert result["strata"]["not_longer"] == {"n": 0} and result["mean"] == 0.5
+
+
+def test_unread_replies_are_neither_wins_nor_ties() -> None:
+    result = win_rate([row(1, True), row(None, True), row(1, False)])
+    assert (result["mean"], result["n"], result["unparsed"]) == (1.0, 2, 1)
+    assert win_rate([row(None, True)]) == {"n": 0, "unparsed": 1}
+
+
+def test_opponents_and_sources_apart() -> None:
+    rows = [row(1, True), row(0, True, source="t"), row(1, True, opponent="instruct")]
+    rates = win_rates(rows)
+    assert list(rates) == ["base", "instruct"] and rates["base"]["n"] == 2
+    assert {name: rate["mean"] for name, rate in rates["base"]["by_source"].items()} == {"s": 1.0, "t": 0.0}
+    assert "by_source" not in rates["instruct"]
