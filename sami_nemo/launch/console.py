@@ -21,6 +21,8 @@ REFRESHES_PER_SECOND = 4
 # Of an event; all others are values to show.
 EVENT_FIELDS = ("time", "done", "total", "unit")
 STYLES = {"waits": "dim", "finished before": "dim", "failed": "bold red", "stopped": "bold"}
+# Whom responses are compared with, in the order of the columns.
+OPPONENTS = ("base", "instruct")
 # Header, elapsed time, and the line below.
 LINES_BESIDE_STAGES = 3
 
@@ -199,25 +201,34 @@ def duration(seconds: float) -> str:
 def print_results(console: Console, config: Config) -> None:
     """The table of iterations, and where things are."""
     run = RunDir(config.run_dir)
-    table = Table("iteration", "bound (nats)", "of at most", "gain over 0", "n", "response tokens", title=config.name)
-    for entry in read_json(run.metrics)["iterations"]:
-        bound, tokens, gain = entry["mi_bound"], entry.get("response_tokens"), entry.get("mi_bound_gain")
+    metrics = read_json(run.metrics)
+    entries = metrics["iterations"]
+    opponents = [name for name in OPPONENTS if any(name in entry.get("win_rate", {}) for entry in entries)]
+    # Nobody is to take the offline measure for a judge.
+    judge = "PMI proxy" if metrics.get("judge", {}).get("proxy") else "win rate"
+    columns = ["iteration", "bound (nats)", "gain over 0", "n", "response tokens"]
+    table = Table(*columns, *(f"{judge} against {name}" for name in opponents), title=config.name)
+    for entry in entries:
+        bound, tokens, gain = entry["mi_bound"], entry["response_tokens"], entry.get("mi_bound_gain")
+        rates = [entry.get("win_rate", {}).get(name, {}) for name in opponents]
         table.add_row(
             str(entry["iteration"]),
             _mean_sem(bound, 3),
-            f"{bound['max']:.3f}",
             _mean_sem(gain, 3) if gain else "",
             str(bound["n"]),
-            _mean_sem(tokens, 1) if tokens else "",
+            _mean_sem(tokens, 1),
+            *(_mean_sem(rate, 2) if "mean" in rate else "" for rate in rates),
         )
+    table.caption = f"± one standard error; the bound is at most {entries[0]['mi_bound']['max']:.3f}"
     console.print(table)
     places = {
         "results": run.metrics,
         f"model of iteration {config.iterations}": run.hf(config.iterations),
         "logs": run.log("x").parent,
+        "report": (run.report / "index.html").resolve().as_uri(),
     }
-    for name, path in places.items():
-        console.print(f"{name}: {path}", markup=False, highlight=False, soft_wrap=True)
+    for name, place in places.items():
+        console.print(f"{name}: {place}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _mean_sem(values: dict[str, float], digits: int) -> str:

@@ -101,10 +101,10 @@ def run_stages(
             started = time.monotonic()
             try:
                 run_stage(config, run, stage, view, command_of)
+                manifests.finish(run, stage, time.monotonic() - started, versions.get(stage.environment, {}))
             except BaseException as error:
                 view.failed(stage, "stopped" if isinstance(error, KeyboardInterrupt) else "failed")
                 raise
-            manifests.finish(run, stage, time.monotonic() - started, versions.get(stage.environment, {}))
             view.finished(stage, time.monotonic() - started)
             if stage.review:
                 raise ReviewPending(stage.outputs[0])

@@ -521,12 +521,20 @@ def test_results_are_a_table(tmp_path: Path) -> None:
     bound = {"mean": 0.149, "sem": 0.02, "n": 24, "max": 1.3863}
     entries = [
         {"iteration": 0, "mi_bound": bound, "response_tokens": {"mean": 60.04, "sem": 1, "n": 96}},
-        {"iteration": 1, "mi_bound": bound | {"mean": 0.377}, "mi_bound_gain": {"mean": 0.228, "sem": 0.01, "n": 24}},
+        {
+            "iteration": 1,
+            "mi_bound": bound | {"mean": 0.377},
+            "mi_bound_gain": {"mean": 0.228, "sem": 0.01, "n": 24},
+            "response_tokens": {"mean": 61, "sem": 1, "n": 96},
+            "win_rate": {"base": {"mean": 0.625, "sem": 0.1, "n": 24}},
+        },
     ]
-    write_json(RunDir(config.run_dir).metrics, {"recipe": "sami_debug", "iterations": entries})
+    judge = {"name": "pmi", "method": "pmi", "proxy": True}
+    write_json(RunDir(config.run_dir).metrics, {"recipe": "sami_debug", "judge": judge, "iterations": entries})
     shown = io.StringIO()
     print_results(Console(file=shown, width=120), config)
-    for part in ("0.149 ± 0.020", "0.377 ± 0.020", "1.386", "0.228 ± 0.010", "60.0 ± 1.0", "metrics.json", "hf"):
+    numbers = ("0.149 ± 0.020", "0.377 ± 0.020", "1.386", "0.228 ± 0.010", "60.0 ± 1.0", "0.62 ± 0.10")
+    for part in (*numbers, "PMI proxy", "metrics.json", "hf", "report/index.html"):
         assert part in shown.getvalue()
 
 

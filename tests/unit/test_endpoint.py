@@ -1,0 +1,252 @@
+"""The endpoint's client and the judge against a real server on loopback that fails in every way servers do."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sami_nemo.compose import compose
+from sami_nemo.config import Config
+from sami_nemo.endpoint import Endpoint
+from sami_nemo.errors import EndpointError
+from sami_nemo.evaluate.comparisons import Comparison
+from sami_nemo.evaluate.judge import Account, ReplyCache, ask_in_orders, collect, read_choice, verdicts
+
+FAULTS = ("429", "500", "hang", "cut", "garbage", "empty")
+KEY = "sk-a-secret-that-nobody-should-see"
+
+
+class Server:
+    """An OpenAI-compatible server; a share of its answers, drawn by a seed, are faults. Counts what was asked."""
+
+    def __init__(self, fault_rate: float = 0.0, faults: tuple[str, ...] = FAULTS) -> None:
+        self.good: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
+        self.keys: set[str] = set()
+        self._random = random.Random(0)
+        self._lock = threading.Lock()
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                with server._lock:
+                    server.keys.add(self.headers["authorization"].removeprefix("Bearer "))
+                    fault = server._random.choice(faults) if server._random.random() < fault_rate else None
+                    server.faults[fault or "none"] += 1
+                self.answer(body["messages"][-1]["content"], fault)
+
+            def answer(self, question: str, fault: str | None) -> None:
+                if fault in ("429", "500"):
+                    self.send_error_json(int(fault))
+                elif fault == "hang":
+                    time.sleep(1.0)
+                elif fault == "cut":
+                    self.wfile.write(
+                        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 999\r\n\r\n{"
+                    )
+                elif fault == "garbage":
+                    self.send_body(b"{not json", 200)
+                elif fault == "empty":
+                    self.send_body(json.dumps(completion("x") | {"choices": []}).encode(), 200)
+                else:
+                    with server._lock:
+                        server.good[question] += 1
+                    self.send_body(
+                        json.dumps(completion(f"Comparison: {question[:9]}\nFinal Response: A")).encode(), 200
+                    )
+                self.close_connection = True
+
+            def send_error_json(self, status: int) -> None:
+                body = json.dumps({"error": {"message": f"failed with {KEY}", "code": None}}).encode()
+                self.send_body(body, status, {"Retry-After": "0.01"})
+
+            def send_body(self, body: bytes, status: int, headers: dict[str, str] | None = None) -> None:
+                self.send_response(status)
+                for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *words: Any) -> None:
+                pass
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http.daemon_threads = True
+        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+
+def completion(text: str) -> dict[str, Any]:
+    message = {"role": "assistant", "content": text}
+    return {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "m",
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
+    }
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    running = Server(**getattr(request, "param", {}))
+    yield running
+    running.close()
+
+
+def endpoint(server: Server, retries: int = 8, sleep: Any = lambda seconds: None) -> Endpoint:
+    return Endpoint("judge", "m", server.url, "JUDGE_KEY", timeout_seconds=0.5, retries=retries, sleep=sleep)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_that_stays_is_told_in_one_line_without_the_key(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    running, waits = Server(1.0, (fault,)), []
+    try:
+        with pytest.raises(EndpointError, match="gave up after 3 requests") as caught:
+            endpoint(running, retries=2, sleep=waits.append).ask([{"role": "user", "content": "?"}], 5)
+    finally:
+        running.close()
+    assert KEY not in str(caught.value) and "\n" not in str(caught.value)
+    assert running.faults == {fault: 3} and running.keys == {KEY}
+    if fault in ("429", "500"):
+        assert waits == [0.01, 0.01], "as the endpoint asks"
+    else:
+        # 0.5 and 1 second, each shortened by at most half.
+        assert 0.25 <= waits[0] <= 0.5 <= waits[1] <= 1
+
+
+def test_a_missing_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JUDGE_KEY", raising=False)
+    with pytest.raises(EndpointError, match=r"judge.api_key_variable = JUDGE_KEY"):
+        Endpoint("judge", "m", "https://example.org/v1", "JUDGE_KEY", 1, 0)
+
+
+def settings(server: Server, **changes: Any) -> Config:
+    words = {"model": "m", "base_url": server.url, "api_key_variable": "JUDGE_KEY", "timeout_seconds": 0.5} | changes
+    return compose(["judge=endpoint", *(f"judge.{key}={value}" for key, value in words.items())])
+
+
+def comparison(number: int) -> Comparison:
+    return Comparison(
+        f"q{number}", "s", f"Question {number}?", "1. Be kind.", "base", f"mine {number}", f"base {number}"
+    )
+
+
+@pytest.mark.parametrize("server", [{"fault_rate": 0.3}], indirect=True)
+def test_two_hundred_questions_through_faults(server: Server, tmp_path: Path) -> None:
+    config = settings(server, both_orders="true")
+    questions = [question for n in range(100) for question in ask_in_orders(comparison(n), config, "0")]
+    assert len({question.messages[0]["content"] for question in questions}) == 200
+    cache, account = ReplyCache(tmp_path, "m"), Account(config.judge, 0, 0)
+    replies = collect(questions, endpoint(server), config.judge, cache, account)
+    assert all(
+        question.messages[0]["content"][:9] in reply.text for question, reply in zip(questions, replies, strict=True)
+    )
+    assert len(server.good) == 200 and set(server.good.values()) == {1}, "none lost, none asked twice"
+    assert set(server.faults) == {"none", *FAULTS}
+    assert (account.input_tokens, account.output_tokens) == (20_000, 2_000)
+    rows = verdicts(questions, replies, len)
+    # A wins in both orders, so each comparison is a draw.
+    assert [row["score"] for row in rows] == [0.5] * 100
+    collect(questions, endpoint(server), config.judge, cache, account)
+    assert sum(server.good.values()) == 200, "a rerun asks nothing"
+
+
+ASK = """
+import sys
+from pathlib import Path
+from sami_nemo.endpoint import Endpoint
+from sami_nemo.evaluate.judge import Account, ReplyCache, collect
+from tests.unit.test_endpoint import ask_in_orders, comparison, compose
+url, cache = sys.argv[1:]
+words = ["model=m", f"base_url={url}", "api_key_variable=JUDGE_KEY", "timeout_seconds=0.5", "concurrency=4"]
+config = compose(["judge=endpoint", *(f"judge.{word}" for word in words)])
+questions = [question for n in range(200) for question in ask_in_orders(comparison(n), config, "0")]
+endpoint = Endpoint("judge", "m", url, "JUDGE_KEY", 0.5, 20)
+collect(questions, endpoint, config.judge, ReplyCache(Path(cache), "m"), Account(config.judge, 0, 0))
+print("all there")
+"""
+
+
+@pytest.mark.parametrize("server", [{"fault_rate": 0.3}], indirect=True)
+def test_a_killed_judge_goes_on_where_it_was(server: Server, tmp_path: Path) -> None:
+    """kill -9 in the middle: what was kept is not asked again. Only replies under way at the kill can be lost."""
+    command = [sys.executable, "-c", ASK, server.url, str(tmp_path)]
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "JUDGE_KEY": KEY}
+    first = subprocess.Popen(command, cwd=root, env=environment)
+    while len(list(tmp_path.glob("*.json"))) < 50:
+        assert first.poll() is None
+        time.sleep(0.01)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    kept = len(list(tmp_path.glob("*.json")))
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "all there\n", done.stderr
+    assert len(server.good) == 200 and len(list(tmp_path.glob("*.json"))) == 200
+    again = sum(server.good.values()) - 200
+    assert kept < 200 and again <= 4, "at most the four under way"
+    assert KEY not in "".join(path.read_text() for path in tmp_path.iterdir())
+
+
+def test_a_spent_budget_stops_and_keeps_what_was_paid(server: Server, tmp_path: Path) -> None:
+    # 100 input tokens at 1 dollar per 100 and 10 output tokens: 1.1 dollars a reply.
+    prices = {"dollars_per_million_input_tokens": 10_000, "dollars_per_million_output_tokens": 10_000}
+    config = settings(server, concurrency=1, budget_dollars=5, **prices)
+    questions = [question for n in range(9) for question in ask_in_orders(comparison(n), config, "0")]
+    cache = ReplyCache(tmp_path, "m")
+    with pytest.raises(EndpointError, match=r"judge.budget_dollars = 5.0: spent: 5.50 dollars"):
+        collect(questions, endpoint(server), config.judge, cache, Account(config.judge, 0, 0))
+    assert len(server.good) == 5 and cache.tokens() == (500, 50)
+    with pytest.raises(EndpointError, match="spent"):
+        collect(questions, endpoint(server), config.judge, cache, Account(config.judge, *cache.tokens()))
+    assert len(server.good) == 5
+    more = settings(server, budget_dollars=50, **prices)
+    assert len(collect(questions, endpoint(server), more.judge, cache, Account(more.judge, *cache.tokens()))) == 9
+    assert set(server.good.values()) == {1}
+
+
+@pytest.mark.parametrize(
+    ("reply", "choice"),
+    [
+        ("Comparison: both are fine.\nFinal Response: A", "A"),
+        ('Final Response: "B"', "B"),
+        ("**Final Response:** B", "B"),
+        ("final response: <A>", "A"),
+        ("Final Response: A\nOn reflection.\nFinal Response: B", "B"),
+        ("Final Response: Both", None),
+        ("A", None),
+        ("Final Response: C", None),
+    ],
+)
+def test_choices(reply: str, choice: str | None) -> None:
+    assert read_choice(reply) == choice
+
+
+def test_orders_are_drawn_by_the_seed_and_balanced(server: Server) -> None:
+    config = settings(server)
+    first = [ask_in_orders(comparison(n), config, "0")[0].model_first for n in range(400)]
+    assert first == [ask_in_orders(comparison(n), config, "0")[0].model_first for n in range(400)]
+    assert 160 < sum(first) < 240
+    assert first != [ask_in_orders(comparison(n), config, "1")[0].model_first for n in range(400)]
