@@ -1,14 +1,12 @@
-"""The figures of a report: what each shows, as data, and how it is drawn with matplotlib.
+"""The figures of a report: what each shows, as data (a chart), and how it is drawn with matplotlib.
 
-A chart is made from results, or is None when they hold nothing for it. `draw` gives a figure for PNG files; `svg` gives
-the same as SVG that takes its colours from the page (CSS variables), so that it follows light and dark.
+Charts are made from the results of one run or, to compare them, of several; where these hold nothing there is no chart.
 """
 
 from __future__ import annotations
 
 import io
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from sami_nemo.report.run_data import Estimate, Iteration, Matrix, Measures, Results, RunData, Step, WinRate
+from sami_nemo.report.run_data import Estimate, Matrix, Measures, Results, RunData, Step, WinRate
 
 # Okabe and Ito's colours, which people with any colour vision tell apart; the weakest on white come last.
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -56,7 +54,6 @@ STYLE = {
     # Without it ids are drawn anew each time.
     "svg.hashsalt": "sami-nemo",
 }
-CSS_VARIABLES = {INK: "ink", FAINT: "faint", GRID: "grid", **{c: f"s{i}" for i, c in enumerate(SERIES, start=1)}}
 # A column of the page; on a phone the figure keeps almost its natural size, and its letters are readable.
 WIDTH = 5.0
 HEIGHT = 3.1
@@ -241,18 +238,142 @@ def svg(chart: Chart) -> str:
     buffer = io.StringIO()
     with matplotlib.rc_context(STYLE):
         chart.figure().savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
+    return buffer.getvalue().replace("'DejaVu Sans'", "'DejaVu Sans', sans-serif")
 
 
-def inline_svg(chart: Chart) -> str:
-    """An element for a page: colours are CSS variables, ids begin with the chart's name, fonts are the page's."""
-    text = svg(chart)
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    # It would hold for the whole page, which has its own.
-    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{chart.name}-", text)
-    text = re.sub(r"'DejaVu Sans'(, [^;\"]*)?", "inherit", text)
-    for colour, variable in CSS_VARIABLES.items():
-        text = text.replace(colour, f"var(--{variable})")
-    return text
+def comparable_charts(runs: Sequence[Results]) -> list[Chart]:
+    """Bound, lengths and win rates: of one run with its sources, or one line for each of several runs."""
+    opponents = list(dict.fromkeys(o for run in runs for i in run.iterations for o in i.win_rates))
+    # Two opponents are two lines of one run, but as many figures of several.
+    shown = [opponents] if len(runs) == 1 else [[opponent] for opponent in opponents]
+    charts = [bound(runs), lengths(runs)]
+    charts += [win_rates(runs, some, corrected) for some in shown for corrected in (True, False)]
+    return [chart for chart in charts if chart is not None]
+
+
+def charts_of(run: RunData) -> list[Chart]:
+    """Every chart that the run has values for."""
+    curves = [loss(run.steps), grad_norm(run.steps)]
+    return [*comparable_charts([run.results]), *(curve for curve in curves if curve), *log_probs(run)]
+
+
+def bound(runs: Sequence[Results]) -> Chart | None:
+    """The bound by iteration, and where it saturates."""
+    maxima = dict.fromkeys(iteration.total.maximum for run in runs for iteration in run.iterations)
+    caption = "On held-out queries, mean ± standard error. The estimate cannot exceed log C, C constitutions per query."
+    return _by_iteration(
+        runs,
+        LineChart("bound", "Mutual-information bound", caption, "iteration", "bound (nats)", (), lowest=0.0),
+        lambda measures: measures.bound,
+        tuple(Reference(f"maximum, log C = {maximum:.3f}", maximum) for maximum in maxima),
+    )
+
+
+def lengths(runs: Sequence[Results]) -> Chart | None:
+    """Mean response length by iteration."""
+    caption = "Responses to held-out queries, mean ± standard error."
+    chart = LineChart("lengths", "Response length", caption, "iteration", "response length (tokens)", (), lowest=0.0)
+    return _by_iteration(runs, chart, lambda measures: measures.tokens)
+
+
+def _by_iteration(
+    runs: Sequence[Results],
+    chart: LineChart,
+    value: Callable[[Measures], Estimate | None],
+    references: tuple[Reference, ...] = (),
+) -> Chart | None:
+    lines = []
+    for index, run in enumerate(runs):
+        one = len(runs) == 1
+        sources = list(dict.fromkeys(s for i in run.iterations for s in i.by_source)) if one else []
+        name = run.name if not one else "all sources" if sources else "trained model"
+        lines.append(_line(name, {i.number: value(i.total) for i in run.iterations}))
+        for source in sources:
+            by_source = {i.number: value(i.by_source[source]) for i in run.iterations if source in i.by_source}
+            lines.append(_line(source, by_source))
+        if run.instruct and (baseline := value(run.instruct)):
+            label = "instruct baseline" if one else f"{run.name}: instruct"
+            references += (Reference(label, baseline.mean, dashed=True, series=None if one else index),)
+    return _with_lines(chart, lines, references)
+
+
+def win_rates(runs: Sequence[Results], opponents: Sequence[str], corrected: bool) -> Chart | None:
+    """Win rates by iteration: against each opponent for one run, against the only opponent for each of several."""
+
+    def value(rate: WinRate) -> Estimate | None:
+        return rate.corrected if corrected else rate.raw
+
+    judges = dict.fromkeys(run.judge.label for run in runs if run.judge)
+    lines = []
+    for run in runs:
+        for opponent in opponents:
+            rates = {i.number: i.win_rates[opponent] for i in run.iterations if opponent in i.win_rates}
+            name = f"against {opponent}" if len(runs) == 1 else run.name
+            if len(judges) > 1 and run.judge:
+                name += f" ({run.judge.label})"
+            lines.append(_line(name, {number: value(rate) for number, rate in rates.items()}))
+            for source in dict.fromkeys(s for rate in rates.values() for s in rate.by_source) if len(runs) == 1 else []:
+                by_source = {n: value(rate.by_source[source]) for n, rate in rates.items() if source in rate.by_source}
+                lines.append(_line(f"{name}, {source}", by_source))
+    kind = "length-corrected" if corrected else "uncorrected"
+    caption = f"Share of held-out queries won ({', '.join(judges)}), mean ± standard error; 0.5 is a draw."
+    if corrected:
+        caption += (
+            " The mean over queries with a longer and with no longer response; absent where there are none of one."
+        )
+    name = "_".join(["win_rate", *(opponents if len(runs) > 1 else []), *([] if corrected else ["uncorrected"])])
+    title = "Win rate" + (f" against {opponents[0]}" if len(runs) > 1 and opponents else "") + f", {kind}"
+    if len(judges) == 1 and any(run.judge and run.judge.proxy for run in runs):
+        title += " (PMI proxy)"
+    even = Reference("even, 0.5", 0.5)
+    return _with_lines(
+        LineChart(name, title, caption, "iteration", "win rate (fraction)", (), lowest=0.0, highest=1.0), lines, (even,)
+    )
+
+
+def loss(steps: Mapping[int, Sequence[Step]]) -> Chart | None:
+    """Training loss of every iteration."""
+    caption = "Each iteration starts again from the base model."
+    chart = LineChart("loss", "Training loss", caption, "gradient step, counted over all iterations", "loss (nats)", ())
+    return _by_step(chart, steps, lambda step: step.loss)
+
+
+def grad_norm(steps: Mapping[int, Sequence[Step]]) -> Chart | None:
+    """Gradient norm of every iteration."""
+    x, y = "gradient step, counted over all iterations", "gradient norm"
+    chart = LineChart("grad_norm", "Gradient norm", "Before clipping.", x, y, (), lowest=0.0)
+    return _by_step(chart, steps, lambda step: step.grad_norm)
+
+
+def _by_step(chart: LineChart, steps: Mapping[int, Sequence[Step]], value: Callable[[Step], float]) -> Chart | None:
+    lines, before = [], 0
+    for iteration, taken in steps.items():
+        points = tuple(Point(number, value(step)) for number, step in enumerate(taken, start=before + 1))
+        lines.append(Series(f"iteration {iteration}", points))
+        before += len(taken)
+    return _with_lines(chart, lines)
+
+
+def log_probs(run: RunData) -> list[Chart]:
+    """Heat maps of the base model and of the last iteration, in the same colours."""
+    values = [cell.mean for matrix in run.matrices.values() for cell in matrix.cells.values()]
+    caption = (
+        "Mean over held-out queries of log p(response | constitution), nats per token. Training raises the diagonal "
+        "over its row and column."
+    )
+    charts: list[Chart] = []
+    for iteration, matrix in run.matrices.items():
+        when, model = ("before", "base model") if iteration == 0 else ("after", f"iteration {iteration}")
+        title = f"Log-probs {when} training: {model}"
+        charts.append(HeatMap(f"logprobs_{when}", title, caption, matrix, min(values), max(values)))
+    return charts
+
+
+def _line(label: str, values: Mapping[int, Estimate | None]) -> Series:
+    points = (Point(x, value.mean, value.sem, value.n) for x, value in values.items() if value is not None)
+    return Series(label, tuple(points))
+
+
+def _with_lines(chart: LineChart, lines: Sequence[Series], references: tuple[Reference, ...] = ()) -> Chart | None:
+    drawn = tuple(line for line in lines if line.points)
+    return replace(chart, series=drawn, references=references) if drawn else None
