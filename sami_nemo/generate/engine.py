@@ -2,7 +2,6 @@
 
 Inside, because then every request of a chunk waits before the first step is scheduled: the batches, and with them
 greedy ties, are the same in each run. (An engine in a process of its own starts on the requests that have arrived.)
-On the CPU it is faster, too: workers of their own leave one core to the scheduler.
 """
 
 from __future__ import annotations

@@ -5,7 +5,10 @@ Charts are made from the results of one run or, to compare them, of several; whe
 
 from __future__ import annotations
 
+import functools
 import io
+import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from sami_nemo.report.run_data import Estimate, Matrix, Measures, Results, RunData, Step, WinRate
+from sami_nemo.report.run_data import Estimate, Matrix, Measures, Results, RunData, Step, WinRate, opponents_of
 
 # Okabe and Ito's colours, which people with any colour vision tell apart; the weakest on white come last.
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -26,18 +29,13 @@ LINES = ("-", (0, (6, 1.5)), (0, (4, 1.5, 1, 1.5)), (0, (1.5, 1)), (0, (8, 2, 1,
 INK, FAINT, GRID = "#20242b", "#858b95", "#e2e5e9"
 # On cells of the heat map, whose colours are the same in light and dark.
 ON_LIGHT, ON_DARK = "#101216", "#fdfdfd"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
     "axes.edgecolor": FAINT,
     "axes.labelcolor": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlecolor": INK,
-    "axes.titlepad": 9,
     "font.size": 9.5,
     "font.family": "DejaVu Sans",
     "text.color": INK,
@@ -55,9 +53,10 @@ STYLE = {
     "svg.hashsalt": "sami-nemo",
 }
 # A column of the page; on a phone the figure keeps almost its natural size, and its letters are readable.
-WIDTH = 5.0
-HEIGHT = 3.1
+WIDTH = 4.6
+HEIGHT = 2.9
 LEGEND_ROW = 0.24
+LONGEST_TITLE = 46
 # Above it numbers no longer fit the cells.
 MOST_NUMBERED = 9
 
@@ -74,6 +73,8 @@ class Point:
 class Series:
     label: str
     points: tuple[Point, ...]
+    style: int
+    """Colour, marker and line: the same for the same run in all figures."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ class Reference:
     label: str
     value: float
     dashed: bool = False
-    series: int | None = None
-    """Of which series, if it is of one."""
+    style: int | None = None
+    """Of the series that it belongs to, if it does."""
 
 
 @dataclass(frozen=True)
@@ -117,41 +118,49 @@ class LineChart:
     def figure(self) -> Figure:
         figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
         axes = figure.add_subplot()
-        for index, reference in enumerate(self.references):
-            self._draw_reference(axes, index, reference)
-        for index, series in enumerate(self.series):
-            self._draw_series(axes, index, series)
-        axes.set(title=self.title, xlabel=self.x, ylabel=self.y)
+        for place, series in enumerate(self.series):
+            self._draw_series(axes, place, series)
+        for reference in self.references:
+            self._draw_reference(axes, reference)
+        _title(figure, self.title)
+        axes.set(xlabel=self.x, ylabel=self.y)
         axes.grid(axis="y", color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         numbers = [point.x for series in self.series for point in series.points]
         axes.set_xlim(min(numbers) - 0.35, max(numbers) + 0.35)
         self._limit(axes)
-        handles, labels = axes.get_legend_handles_labels()
-        if len(handles) > 1:
-            columns = 1 if max(map(len, labels)) > 26 else min(len(handles), 2)
-            figure.set_figheight(HEIGHT + LEGEND_ROW * -(-len(handles) // columns))
-            figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=3)
+        self._add_legend(figure, axes)
         return figure
+
+    def _add_legend(self, figure: Figure, axes: Axes) -> None:
+        """Below, where it hides nothing; matplotlib would name plain lines before those with error bars."""
+        handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        labels = [*(series.label for series in self.series), *(reference.label for reference in self.references)]
+        if len(labels) > 1:
+            columns = 1 if max(map(len, labels)) > 22 else 2
+            figure.set_figheight(HEIGHT + LEGEND_ROW * math.ceil(len(labels) / columns))
+            shown = [handles[label] for label in labels]
+            figure.legend(shown, labels, loc="outside lower center", ncols=columns, handlelength=3)
 
     def _limit(self, axes: Axes) -> None:
         low, high = axes.get_ylim()
-        room = 0.04 * (high - low)
         if self.lowest is not None:
-            axes.set_ylim(bottom=self.lowest if low >= self.lowest - room else low)
+            low = low if axes.dataLim.ymin < self.lowest else self.lowest
+            high += 0.04 * (high - low)
         if self.highest is not None:
-            axes.set_ylim(top=max(self.highest, high))
+            high = max(self.highest, axes.dataLim.ymax)
+        axes.set_ylim(low, high)
 
-    def _draw_series(self, axes: Axes, index: int, series: Series) -> None:
-        colour, marker, line = (choices[index % len(SERIES)] for choices in (SERIES, MARKERS, LINES))
-        errors = [point.sem for point in series.points]
+    def _draw_series(self, axes: Axes, place: int, series: Series) -> None:
+        colour, marker, line = (choices[series.style % len(SERIES)] for choices in (SERIES, MARKERS, LINES))
+        errors = [point.sem for point in series.points if point.sem is not None]
         # Beside one another, so that error bars of several lines can be told apart.
-        shift = 0.05 * (index - (len(self.series) - 1) / 2) if None not in errors else 0.0
+        shift = 0.05 * (place - (len(self.series) - 1) / 2) if errors else 0.0
         axes.errorbar(
             [point.x + shift for point in series.points],
             [point.value for point in series.points],
-            yerr=None if None in errors else errors,
+            yerr=errors or None,
             color=colour,
             marker=marker,
             linestyle=line,
@@ -160,13 +169,13 @@ class LineChart:
             label=series.label,
         )
 
-    def _draw_reference(self, axes: Axes, index: int, reference: Reference) -> None:
-        colour = FAINT if reference.series is None else SERIES[reference.series % len(SERIES)]
+    def _draw_reference(self, axes: Axes, reference: Reference) -> None:
+        colour = FAINT if reference.style is None else SERIES[reference.style % len(SERIES)]
         style: Any = (0, (5, 3)) if reference.dashed else (0, (1, 2))
-        axes.axhline(reference.value, color=colour, linestyle=style, linewidth=1.2, label=reference.label)
+        axes.axhline(reference.value, color=colour, linestyle=style, linewidth=1.2, zorder=1, label=reference.label)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HeatMap:
     name: str
     title: str
@@ -200,10 +209,18 @@ class HeatMap:
                 if len(names) <= MOST_NUMBERED:
                     ink = ON_LIGHT if shade > 0.55 else ON_DARK
                     size = 9 if len(names) <= 5 else 6.5
-                    axes.text(column, row, f"{cell.mean:.2f}", ha="center", va="center", color=ink, fontsize=size)
+                    axes.text(
+                        column,
+                        row,
+                        f"{cell.mean:.2f}".replace("-", "−"),
+                        ha="center",
+                        va="center",
+                        color=ink,
+                        fontsize=size,
+                    )
+        _title(figure, self.title)
         labels = [name.replace("+", " +\n") for name in names]
         axes.set(
-            title=self.title,
             xlim=(-0.5, len(names) - 0.5),
             ylim=(len(names) - 0.5, -0.5),
             xlabel="response sampled under",
@@ -214,6 +231,12 @@ class HeatMap:
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         return figure
+
+
+def _title(figure: Figure, title: str) -> None:
+    """From the figure's left edge: those of win rates are too long to begin at the axes'."""
+    lines = textwrap.fill(title.replace("PMI proxy", "PMI\u00a0proxy"), LONGEST_TITLE).replace("\u00a0", " ")
+    figure.suptitle(lines, x=0.012, ha="left", fontsize=10.5, fontweight="bold")
 
 
 Chart = LineChart | HeatMap
@@ -233,6 +256,8 @@ def png(chart: Chart) -> bytes:
     return buffer.getvalue()
 
 
+# Drawn once, for its file and for the page.
+@functools.lru_cache(maxsize=64)
 def svg(chart: Chart) -> str:
     """A file of its own, in the colours of the light page."""
     buffer = io.StringIO()
@@ -243,7 +268,7 @@ def svg(chart: Chart) -> str:
 
 def comparable_charts(runs: Sequence[Results]) -> list[Chart]:
     """Bound, lengths and win rates: of one run with its sources, or one line for each of several runs."""
-    opponents = list(dict.fromkeys(o for run in runs for i in run.iterations for o in i.win_rates))
+    opponents = opponents_of(runs)
     # Two opponents are two lines of one run, but as many figures of several.
     shown = [opponents] if len(runs) == 1 else [[opponent] for opponent in opponents]
     charts = [bound(runs), lengths(runs)]
@@ -253,8 +278,7 @@ def comparable_charts(runs: Sequence[Results]) -> list[Chart]:
 
 def charts_of(run: RunData) -> list[Chart]:
     """Every chart that the run has values for."""
-    curves = [loss(run.steps), grad_norm(run.steps)]
-    return [*comparable_charts([run.results]), *(curve for curve in curves if curve), *log_probs(run)]
+    return [*comparable_charts([run.results]), *training(run.steps), *log_probs(run)]
 
 
 def bound(runs: Sequence[Results]) -> Chart | None:
@@ -283,17 +307,17 @@ def _by_iteration(
     references: tuple[Reference, ...] = (),
 ) -> Chart | None:
     lines = []
-    for index, run in enumerate(runs):
+    for style, run in enumerate(runs):
         one = len(runs) == 1
         sources = list(dict.fromkeys(s for i in run.iterations for s in i.by_source)) if one else []
         name = run.name if not one else "all sources" if sources else "trained model"
-        lines.append(_line(name, {i.number: value(i.total) for i in run.iterations}))
+        lines.append(_line(name, {i.number: value(i.total) for i in run.iterations}, style))
         for source in sources:
             by_source = {i.number: value(i.by_source[source]) for i in run.iterations if source in i.by_source}
-            lines.append(_line(source, by_source))
+            lines.append(_line(source, by_source, len(lines)))
         if run.instruct and (baseline := value(run.instruct)):
             label = "instruct baseline" if one else f"{run.name}: instruct"
-            references += (Reference(label, baseline.mean, dashed=True, series=None if one else index),)
+            references += (Reference(label, baseline.mean, dashed=True, style=None if one else style),)
     return _with_lines(chart, lines, references)
 
 
@@ -304,17 +328,18 @@ def win_rates(runs: Sequence[Results], opponents: Sequence[str], corrected: bool
         return rate.corrected if corrected else rate.raw
 
     judges = dict.fromkeys(run.judge.label for run in runs if run.judge)
-    lines = []
-    for run in runs:
+    lines: list[Series] = []
+    for place, run in enumerate(runs):
         for opponent in opponents:
             rates = {i.number: i.win_rates[opponent] for i in run.iterations if opponent in i.win_rates}
             name = f"against {opponent}" if len(runs) == 1 else run.name
             if len(judges) > 1 and run.judge:
                 name += f" ({run.judge.label})"
-            lines.append(_line(name, {number: value(rate) for number, rate in rates.items()}))
+            style = len(lines) if len(runs) == 1 else place
+            lines.append(_line(name, {number: value(rate) for number, rate in rates.items()}, style))
             for source in dict.fromkeys(s for rate in rates.values() for s in rate.by_source) if len(runs) == 1 else []:
                 by_source = {n: value(rate.by_source[source]) for n, rate in rates.items() if source in rate.by_source}
-                lines.append(_line(f"{name}, {source}", by_source))
+                lines.append(_line(f"{name}, {source}", by_source, len(lines)))
     kind = "length-corrected" if corrected else "uncorrected"
     caption = f"Share of held-out queries won ({', '.join(judges)}), mean ± standard error; 0.5 is a draw."
     if corrected:
@@ -331,25 +356,21 @@ def win_rates(runs: Sequence[Results], opponents: Sequence[str], corrected: bool
     )
 
 
-def loss(steps: Mapping[int, Sequence[Step]]) -> Chart | None:
-    """Training loss of every iteration."""
-    caption = "Each iteration starts again from the base model."
-    chart = LineChart("loss", "Training loss", caption, "gradient step, counted over all iterations", "loss (nats)", ())
-    return _by_step(chart, steps, lambda step: step.loss)
-
-
-def grad_norm(steps: Mapping[int, Sequence[Step]]) -> Chart | None:
-    """Gradient norm of every iteration."""
-    x, y = "gradient step, counted over all iterations", "gradient norm"
-    chart = LineChart("grad_norm", "Gradient norm", "Before clipping.", x, y, (), lowest=0.0)
-    return _by_step(chart, steps, lambda step: step.grad_norm)
+def training(steps: Mapping[int, Sequence[Step]]) -> list[Chart]:
+    """Loss and gradient norm of every iteration."""
+    x, fresh = "gradient step, counted over all iterations", "Each iteration starts again from the base model."
+    loss = LineChart("loss", "Training loss", fresh, x, "loss (nats)", ())
+    norm = LineChart("grad_norm", "Gradient norm", f"Before clipping. {fresh}", x, "gradient norm", (), lowest=0.0)
+    curves = [_by_step(loss, steps, lambda step: step.loss), _by_step(norm, steps, lambda step: step.grad_norm)]
+    return [curve for curve in curves if curve is not None]
 
 
 def _by_step(chart: LineChart, steps: Mapping[int, Sequence[Step]], value: Callable[[Step], float]) -> Chart | None:
-    lines, before = [], 0
+    lines: list[Series] = []
+    before = 0
     for iteration, taken in steps.items():
         points = tuple(Point(number, value(step)) for number, step in enumerate(taken, start=before + 1))
-        lines.append(Series(f"iteration {iteration}", points))
+        lines.append(Series(f"iteration {iteration}", points, len(lines)))
         before += len(taken)
     return _with_lines(chart, lines)
 
@@ -369,9 +390,9 @@ def log_probs(run: RunData) -> list[Chart]:
     return charts
 
 
-def _line(label: str, values: Mapping[int, Estimate | None]) -> Series:
+def _line(label: str, values: Mapping[int, Estimate | None], style: int) -> Series:
     points = (Point(x, value.mean, value.sem, value.n) for x, value in values.items() if value is not None)
-    return Series(label, tuple(points))
+    return Series(label, tuple(points), style)
 
 
 def _with_lines(chart: LineChart, lines: Sequence[Series], references: tuple[Reference, ...] = ()) -> Chart | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -192,7 +192,7 @@ def read_results(run: RunDir) -> Results:
             instruct=_measures(instruct) if instruct else None,
             iterations=tuple(map(_iteration, metrics["iterations"])),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         remedy = f"not the results of a run ({type(error).__name__}: {error}); remove it and start the run again"
         raise RunDirectoryError("metrics", run.metrics, remedy) from None
 
@@ -200,6 +200,11 @@ def read_results(run: RunDir) -> Results:
 def model_name(iteration: int) -> str:
     """How a model is called on the page."""
     return {INSTRUCT: "instruct", 0: "base"}.get(iteration, f"iteration {iteration}")
+
+
+def opponents_of(runs: Iterable[Results]) -> list[str]:
+    """Everyone that any of the runs was compared with: base before instruct, which is there from iteration 0 on."""
+    return sorted({opponent for run in runs for iteration in run.iterations for opponent in iteration.win_rates})
 
 
 def _iteration(entry: dict[str, Any]) -> Iteration:
