@@ -37,12 +37,12 @@ def comparison(runs: Sequence[Results]) -> Page:
     """The page; without files beside it."""
     opponents = opponents_of(runs)
     # A column holds rates of several judges, so the proxy is named in each row.
-    header = ["run", "recipe", "seed", "iteration", *results_header(opponents, proxy=False), "win rates by"]
+    header = ["run", "recipe", "seed", "win rates by", "iteration", *results_header(opponents, proxy=False)]
     rows = []
     for run in runs:
         last = run.iterations[-1]
         by = run.judge.label if run.judge and last.win_rates else ABSENT
-        rows.append([run.name, run.recipe, str(run.seed), str(last.number), *results_row(last, opponents), by])
+        rows.append([run.name, run.recipe, str(run.seed), by, str(last.number), *results_row(last, opponents)])
     note = "Means ± standard errors over held-out queries, after the last iteration of each run."
     return Page(
         title=f"{len(runs)} runs",

@@ -125,7 +125,6 @@ class LineChart:
         _title(figure, self.title)
         axes.set(xlabel=self.x, ylabel=self.y)
         axes.grid(axis="y", color=GRID, linewidth=0.8)
-        axes.set_axisbelow(True)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         numbers = [point.x for series in self.series for point in series.points]
         axes.set_xlim(min(numbers) - 0.35, max(numbers) + 0.35)
