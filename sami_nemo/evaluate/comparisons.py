@@ -33,10 +33,12 @@ class Comparison:
 
 def opponents(config: Config, iteration: int) -> list[Opponent]:
     """Whom the model of `iteration` is compared with: the base model not with itself."""
-    return [
-        *(["base"] if iteration else []),  # type: ignore[list-item]
-        *(["instruct"] if config.evaluate.instruct is not None else []),  # type: ignore[list-item]
-    ]
+    found: list[Opponent] = []
+    if iteration:
+        found.append("base")
+    if config.evaluate.instruct is not None:
+        found.append("instruct")
+    return found
 
 
 def desired_id(run: RunDir) -> str:

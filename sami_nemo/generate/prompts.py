@@ -52,6 +52,9 @@ def response_prefix(task: Task, instruct: bool) -> str:
 def principle_writer_prompt(task: Task, purpose: str, names: Sequence[str]) -> str:
     """The seed prompt of the principle writer (section 4 for dialogue, appendix A.7 for summaries)."""
     first, second = names
+    if task == "summary":
+        # Appendix A.7 sets the two side by side; the commas of section 4 make a sentence of it.
+        first, second = f"{first},", f"{second}."
     values = {"task": purpose, "principle_1": first, "principle_2": second}
     return _fill(_template(f"{task}_principle_writer"), values)
 

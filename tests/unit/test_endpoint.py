@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
-import random
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -24,87 +19,7 @@ from sami_nemo.endpoint import Endpoint
 from sami_nemo.errors import EndpointError
 from sami_nemo.evaluate.comparisons import Comparison
 from sami_nemo.evaluate.judge import Account, ReplyCache, ask_in_orders, collect, read_choice, verdicts
-
-FAULTS = ("429", "500", "hang", "cut", "garbage", "empty")
-KEY = "sk-a-secret-that-nobody-should-see"
-
-
-class Server:
-    """An OpenAI-compatible server; a share of its answers, drawn by a seed, are faults. Counts what was asked."""
-
-    def __init__(self, fault_rate: float = 0.0, faults: tuple[str, ...] = FAULTS) -> None:
-        self.good: Counter[str] = Counter()
-        self.faults: Counter[str] = Counter()
-        self.keys: set[str] = set()
-        self._random = random.Random(0)
-        self._lock = threading.Lock()
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                with server._lock:
-                    server.keys.add(self.headers["authorization"].removeprefix("Bearer "))
-                    fault = server._random.choice(faults) if server._random.random() < fault_rate else None
-                    server.faults[fault or "none"] += 1
-                self.answer(body["messages"][-1]["content"], fault)
-
-            def answer(self, question: str, fault: str | None) -> None:
-                if fault in ("429", "500"):
-                    self.send_error_json(int(fault))
-                elif fault == "hang":
-                    time.sleep(1.0)
-                elif fault == "cut":
-                    self.wfile.write(
-                        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 999\r\n\r\n{"
-                    )
-                elif fault == "garbage":
-                    self.send_body(b"{not json", 200)
-                elif fault == "empty":
-                    self.send_body(json.dumps(completion("x") | {"choices": []}).encode(), 200)
-                else:
-                    with server._lock:
-                        server.good[question] += 1
-                    self.send_body(
-                        json.dumps(completion(f"Comparison: {question[:9]}\nFinal Response: A")).encode(), 200
-                    )
-                self.close_connection = True
-
-            def send_error_json(self, status: int) -> None:
-                body = json.dumps({"error": {"message": f"failed with {KEY}", "code": None}}).encode()
-                self.send_body(body, status, {"Retry-After": "0.01"})
-
-            def send_body(self, body: bytes, status: int, headers: dict[str, str] | None = None) -> None:
-                self.send_response(status)
-                for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *words: Any) -> None:
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        threading.Thread(target=self._http.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-
-
-def completion(text: str) -> dict[str, Any]:
-    message = {"role": "assistant", "content": text}
-    return {
-        "id": "1",
-        "object": "chat.completion",
-        "created": 0,
-        "model": "m",
-        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
-    }
+from tests.openai_server import FAULTS, KEY, Server
 
 
 @pytest.fixture

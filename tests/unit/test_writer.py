@@ -1,0 +1,69 @@
+"""The principle writer's stage against a real server on loopback: retries with the problem named, and what it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sami_nemo.compose import compose
+from sami_nemo.constitution import write
+from sami_nemo.constitution.principles import load_principles
+from sami_nemo.errors import DataError
+from sami_nemo.run_dir import RunDir, partial, read_json
+from tests.openai_server import Server
+
+GOOD = """1. [Concise]: Summaries should be brief.
+2. [Comprehensive]: Summaries should be complete.
+
+1. [Not concise]: Summaries should be long.
+2. [Not comprehensive]: Summaries should be partial."""
+
+
+def run_stage(answer: Callable[[list[dict[str, str]]], str], tmp_path: Path) -> tuple[RunDir, Server]:
+    server = Server(answer=answer)
+    words = ["principles.model=m", f"principles.base_url={server.url}", "principles.attempts=3"]
+    config = compose(["recipe=sami_mistral", "principles=endpoint_writer", *words, f"runs_dir={tmp_path}"])
+    run = RunDir(config.run_dir)
+    try:
+        write.main(config, run, 0)
+    finally:
+        server.close()
+    return run, server
+
+
+def test_a_reply_that_cannot_be_used_is_sent_back_with_the_problem(tmp_path: Path) -> None:
+    seen: list[Any] = []
+
+    def answer(messages: list[dict[str, str]]) -> str:
+        seen.append(messages)
+        return "I would rather talk about the weather." if len(seen) == 1 else GOOD
+
+    run, _ = run_stage(answer, tmp_path)
+    # Appendix A.7, filled in.
+    assert seen[0][0]["content"].startswith("I am writing a constitution for how to summarize Reddit posts. The")
+    assert "two principles: concise, comprehensive. Return both" in seen[0][0]["content"]
+    assert [message["role"] for message in seen[1]] == ["user", "assistant", "user"]
+    assert "0 labelled principles" in seen[1][2]["content"]
+    principles = load_principles(str(partial(run.principles)))
+    assert principles.count == 4 and principles.writer == "m"
+    assert principles.desired.id == "concise+comprehensive"
+    assert principles.desired.statements == ("Summaries should be brief.", "Summaries should be complete.")
+    record = read_json(partial(run.principles_writer))
+    assert [reply["problem"] is None for reply in record["replies"]] == [False, True]
+
+
+def test_after_the_last_attempt_the_reply_is_shown(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"3 replies.*The reply: no idea$") as error:
+        run_stage(lambda messages: "no idea", tmp_path)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.rglob("principles.yaml*"))
+
+
+def test_a_file_is_checked_and_copied(tmp_path: Path) -> None:
+    config = compose([f"runs_dir={tmp_path}"])
+    run = RunDir(config.run_dir)
+    write.main(config, run, 0)
+    assert load_principles(str(partial(run.principles))) == load_principles("dialogue_claude_opus")
