@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -282,6 +283,11 @@ def load_config(path: Path) -> Config:
 def dump_config(config: Config) -> str:
     """YAML that `load_config` reads back to an equal configuration."""
     return yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
+
+
+def is_loopback(base_url: str | None) -> bool:
+    """Whether the address is this machine's: such an endpoint needs no key."""
+    return base_url is not None and urlsplit(base_url).hostname in ("127.0.0.1", "localhost", "::1")
 
 
 def flatten(values: Any, prefix: str = "") -> dict[str, Any]:

