@@ -41,6 +41,8 @@ class Stage:
     """Directories outside the run that it makes or checks."""
     distributed: bool = False
     """One process per device of the training layout, under torch.distributed.run."""
+    tokenizer_only: bool = False
+    """Uses transformers for nothing but a tokenizer."""
     uses_hub: bool = False
     """May fetch what is not on this machine."""
     editable: bool = False
@@ -76,6 +78,7 @@ def plan(config: Config) -> list[Stage]:
             "sami_nemo.data.prepare",
             inputs=("principles", "model"),
             outputs=(run.queries,),
+            tokenizer_only=True,
             uses_hub=_on_hub(config.data.source),
         ),
     ]
@@ -162,6 +165,7 @@ def _answers(run: RunDir, n: int, model: str) -> list[Stage]:
             iteration=n,
             inputs=("queries", model, f"sample_{name}"),
             outputs=(run.groups(n),),
+            tokenizer_only=True,
         ),
         Stage(
             f"evaluate_{name}",
@@ -217,6 +221,9 @@ def environment_variables(stage: Stage, config: Config) -> dict[str, str]:
     # vLLM's tensor-parallel processes share the cores; it divides them itself.
     if stage.environment == "train":
         variables["OMP_NUM_THREADS"] = str(threads)
+    if stage.tokenizer_only:
+        # Without torch transformers is there in 2 seconds instead of 6. It says so at length, unless told not to.
+        variables |= {"USE_TORCH": "0", "TRANSFORMERS_VERBOSITY": "error"}
     if not stage.uses_hub:
         variables["HF_HUB_OFFLINE"] = "1"
     if stage.distributed and cluster.accelerator == "cpu" and cluster.nodes == 1:
