@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 FAULTS = ("429", "500", "hang", "cut", "garbage", "empty")
+HANG_SECONDS = 3.0
 KEY = "sk-a-secret-that-nobody-should-see"
 
 
@@ -44,7 +45,7 @@ class Server:
                 if fault in ("429", "500"):
                     self.send_error_json(int(fault))
                 elif fault == "hang":
-                    time.sleep(1.0)
+                    time.sleep(HANG_SECONDS)
                 elif fault == "cut":
                     self.wfile.write(
                         b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 999\r\n\r\n{"

@@ -30,8 +30,9 @@ def main(config: Config, run: RunDir, iteration: int) -> None:
     directory = partial(run.evaluation(iteration))
     shutil.rmtree(directory, ignore_errors=True)
 
-    from sami_nemo.model.trainer import backend, build_model
+    from sami_nemo.model.trainer import backend, build_model, layout_for
 
+    config = layout_for(config, checkpoint)
     with backend(config):
         model = build_model(config, checkpoint, sequence_length=max(map(group_length, groups)))
         matrices = score_groups(config, model, groups)

@@ -28,6 +28,17 @@ def backend(config: Config) -> contextlib.AbstractContextManager[None]:
     return cpu_backend() if config.cluster.accelerator == "cpu" else contextlib.nullcontext()
 
 
+def layout_for(config: Config, checkpoint: Path) -> Config:
+    """The configuration with a layout that the checkpoint fits: Megatron spreads no experts of a dense model.
+
+    For an instruct baseline, which may be dense where the base model is a mixture. The ranks of the experts go back to
+    data parallelism, so all batch sizes stay.
+    """
+    if "num_local_experts" in read_hf_config(checkpoint):
+        return config
+    return config.model_copy(update={"train": config.train.model_copy(update={"expert_parallel": 1})})
+
+
 def build_model(config: Config, checkpoint: Path, sequence_length: int) -> SamiModel:
     """The model with the weights of a Hugging Face checkpoint, loaded when the trainer builds it."""
     settings = nemo_config(

@@ -19,7 +19,10 @@ from sami_nemo.endpoint import Endpoint
 from sami_nemo.errors import EndpointError
 from sami_nemo.evaluate.comparisons import Comparison
 from sami_nemo.evaluate.judge import Account, ReplyCache, ask_in_orders, collect, read_choice, verdicts
-from tests.openai_server import FAULTS, KEY, Server
+from tests.openai_server import FAULTS, HANG_SECONDS, KEY, Server
+
+# A good answer takes milliseconds; on a busy machine it must not be taken for one that never comes.
+TIMEOUT = HANG_SECONDS - 0.5
 
 
 @pytest.fixture
@@ -30,7 +33,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 
 def endpoint(server: Server, retries: int = 8, sleep: Any = lambda seconds: None) -> Endpoint:
-    return Endpoint("judge", "m", server.url, "JUDGE_KEY", timeout_seconds=0.5, retries=retries, sleep=sleep)
+    return Endpoint("judge", "m", server.url, "JUDGE_KEY", timeout_seconds=TIMEOUT, retries=retries, sleep=sleep)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -58,7 +61,12 @@ def test_a_missing_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def settings(server: Server, **changes: Any) -> Config:
-    words = {"model": "m", "base_url": server.url, "api_key_variable": "JUDGE_KEY", "timeout_seconds": 0.5} | changes
+    words = {
+        "model": "m",
+        "base_url": server.url,
+        "api_key_variable": "JUDGE_KEY",
+        "timeout_seconds": TIMEOUT,
+    } | changes
     return compose(["judge=endpoint", *(f"judge.{key}={value}" for key, value in words.items())])
 
 
@@ -93,12 +101,12 @@ import sys
 from pathlib import Path
 from sami_nemo.endpoint import Endpoint
 from sami_nemo.evaluate.judge import Account, ReplyCache, collect
-from tests.unit.test_endpoint import ask_in_orders, comparison, compose
+from tests.unit.test_endpoint import TIMEOUT, ask_in_orders, comparison, compose
 url, cache = sys.argv[1:]
-words = ["model=m", f"base_url={url}", "api_key_variable=JUDGE_KEY", "timeout_seconds=0.5", "concurrency=4"]
+words = ["model=m", f"base_url={url}", "api_key_variable=JUDGE_KEY", f"timeout_seconds={TIMEOUT}", "concurrency=4"]
 config = compose(["judge=endpoint", *(f"judge.{word}" for word in words)])
 questions = [question for n in range(200) for question in ask_in_orders(comparison(n), config, "0")]
-endpoint = Endpoint("judge", "m", url, "JUDGE_KEY", 0.5, 20)
+endpoint = Endpoint("judge", "m", url, "JUDGE_KEY", TIMEOUT, 20)
 collect(questions, endpoint, config.judge, ReplyCache(Path(cache), "m"), Account(config.judge, 0, 0))
 print("all there")
 """
