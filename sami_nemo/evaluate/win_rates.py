@@ -17,6 +17,9 @@ from typing import Any
 from sami_nemo.evaluate.mean_sem import mean_sem
 
 STRATA = ("longer", "not_longer")
+# Half of the corrected rate hangs on a stratum, however small. A single comparison has no standard error, and would
+# lend the rate one that is far too small.
+LEAST_OF_STRATUM = 2
 
 
 def win_rates(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -38,7 +41,7 @@ def win_rate(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
         mean, sem, n of the verdicts that could be read; `unparsed`, how many could not; `strata`; `corrected`, absent
-        if a stratum is empty, which `empty_stratum` then names.
+        if a stratum has too few comparisons, which `small_stratum` then names.
     """
     read = [row for row in rows if row["score"] is not None]
     result: dict[str, Any] = {"n": len(read), "unparsed": len(rows) - len(read)}
@@ -51,9 +54,9 @@ def win_rate(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
     result |= mean_sem([row["score"] for row in read])
     result["strata"] = {name: mean_sem(scores[name]) if scores[name] else {"n": 0} for name in STRATA}
-    empty = [name for name in STRATA if not scores[name]]
-    if empty:
-        result["empty_stratum"] = empty[0]
+    small = [name for name in STRATA if len(scores[name]) < LEAST_OF_STRATUM]
+    if small:
+        result["small_stratum"] = small[0]
     else:
         means, sems = ([result["strata"][name][key] for name in STRATA] for key in ("mean", "sem"))
         result["corrected"] = {"mean": sum(means) / 2, "sem": math.hypot(*sems) / 2}

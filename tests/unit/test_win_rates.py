@@ -22,22 +22,23 @@ def row(score: float | None, longer: bool, opponent: str = "base", source: str =
 
 
 def test_strata_weigh_the_same() -> None:
-    # Longer: 3 of 4 won; equally long: 0 of 1. Uncorrected 3/5, corrected (3/4 + 0) / 2.
-    rows = [row(1, True), row(1, True), row(1, True), row(0, True), row(0, False)]
+    # Longer: 3 of 4 won; equally long: 0 of 2. Uncorrected 1/2, corrected (3/4 + 0) / 2.
+    rows = [row(1, True), row(1, True), row(1, True), row(0, True), row(0, False), row(0, False)]
     result = win_rate(rows)
-    assert result["mean"] == pytest.approx(3 / 5) and result["n"] == 5
-    # Squared deviations from 3/5: 3 x 0.16 + 2 x 0.36 = 1.2; variance 1.2 / 4 = 0.3.
-    assert result["sem"] == pytest.approx(math.sqrt(0.3 / 5))
+    assert result["mean"] == pytest.approx(1 / 2) and result["n"] == 6
+    # Squared deviations from 1/2: 6 x 1/4; variance 1.5 / 5 = 0.3.
+    assert result["sem"] == pytest.approx(math.sqrt(0.3 / 6))
     assert result["corrected"]["mean"] == pytest.approx(3 / 8) != result["mean"]
-    # In the longer stratum: 3 x 1/16 + 9/16 = 3/4; variance 1/4; sem 1/4. One value has no deviation.
+    # In the longer stratum: 3 x 1/16 + 9/16 = 3/4; variance 1/4; sem 1/4. In the other both values are alike.
     assert result["corrected"]["sem"] == pytest.approx(1 / 8)
-    assert result["strata"]["longer"]["n"] == 4 and result["strata"]["not_longer"]["n"] == 1
+    assert result["strata"]["longer"]["n"] == 4 and result["strata"]["not_longer"]["n"] == 2
 
 
-def test_an_empty_stratum_is_said() -> None:
-    result = win_rate([row(1, True), row(0, True)])
-    assert "corrected" not in result and result["empty_stratum"] == "not_longer"
-    assert result["strata"]["not_longer"] == {"n": 0} and result["mean"] == 0.5
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_stratum_without_a_standard_error_is_said(others: int) -> None:
+    result = win_rate([row(1, True), row(0, True), *[row(1, False)] * others])
+    assert "corrected" not in result and result["small_stratum"] == "not_longer"
+    assert result["strata"]["not_longer"]["n"] == others and result["n"] == 2 + others
 
 
 def test_unread_replies_are_neither_wins_nor_ties() -> None:
