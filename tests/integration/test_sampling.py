@@ -170,7 +170,11 @@ def test_responses_are_greedy_and_without_end_token(undisturbed: RunDir, tiny_mi
         if response.finish_reason == "stop":
             assert expected.pop() == model.config.eos_token_id
         assert response.token_ids == tuple(expected)
-        assert tokenizer.decode(response.token_ids) == response.text
+        text = tokenizer.decode(response.token_ids)
+        if response.finish_reason == "length":
+            # Cut inside a character of several bytes, vLLM leaves out what transformers marks.
+            text = text.rstrip("\ufffd")
+        assert response.text == text
 
 
 @pytest.mark.slow
