@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 
@@ -33,11 +34,11 @@ def draw_constitutions(principles: PrincipleSet, n: int, seed: int, query_id: st
 def draw_with_desired(principles: PrincipleSet, n: int, seed: int, query_id: str) -> tuple[Constitution, ...]:
     """Like `draw_constitutions`, with the desired one among them: judges compare the responses to it."""
     drawn = draw_constitutions(principles, n, seed, query_id)
-    desired = principles.desired.id
-    if any(constitution.id == desired for constitution in drawn):
+    desired = principles.desired
+    if any(constitution.id == desired.id for constitution in drawn):
         return drawn
-    shuffled = next(c for c in all_constitutions(principles, seed, query_id) if c.id == desired)
-    return (shuffled, *drawn[1:])
+    order = random.Random(f"{seed}/{query_id}/desired").sample(desired.statements, len(desired.statements))
+    return (dataclasses.replace(desired, statements=tuple(order)), *drawn[1:])
 
 
 def all_constitutions(principles: PrincipleSet, seed: int, query_id: str) -> tuple[Constitution, ...]:

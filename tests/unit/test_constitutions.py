@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sami_nemo.constitution.principles import SHIPPED, load_principles
-from sami_nemo.constitution.sampling import all_constitutions, draw_constitutions
+from sami_nemo.constitution.sampling import all_constitutions, draw_constitutions, draw_with_desired
 from sami_nemo.errors import ConfigError, DataError
 
 NAMES = sorted(file.stem for file in SHIPPED.glob("*.yaml"))
@@ -83,6 +83,9 @@ def test_many_variants_are_not_enumerated(tmp_path: Path) -> None:
     principles = load_principles(str(tmp_path / "many.yaml"))
     assert principles.count == 10**20
     assert len(draw_constitutions(principles, 8, 0, "q")[7].statements) == 20
+    first, *others = draw_with_desired(principles, 8, 0, "q")
+    assert first.id == principles.desired.id and len({first.id, *(other.id for other in others)}) == 8
+    assert sorted(first.statements) == sorted(principles.desired.statements) != list(first.statements)
 
 
 @pytest.mark.parametrize(
