@@ -32,7 +32,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 # In the place of an iteration: the instruct baseline, which answers and is evaluated like an iteration's model.
 INSTRUCT = -1
@@ -118,11 +118,11 @@ def fsync_directory(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def atomic_writer(path: Path) -> Iterator[TextIO]:
-    """A text file that appears at `path` whole, or not at all."""
+def atomic_writer(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
+    """A file, of text unless `binary`, that appears at `path` whole, or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = partial(path)
-    with temporary.open("w", encoding="utf-8") as file:
+    with temporary.open("wb") if binary else temporary.open("w", encoding="utf-8") as file:
         yield file
         file.flush()
         os.fsync(file.fileno())
@@ -134,6 +134,12 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` atomically."""
     with atomic_writer(path) as file:
         file.write(text)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` atomically."""
+    with atomic_writer(path, binary=True) as file:
+        file.write(content)
 
 
 def write_json(path: Path, value: Any) -> None:

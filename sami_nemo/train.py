@@ -10,7 +10,6 @@ its last checkpoint if there is one, exports, and verifies the export.
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,17 +22,12 @@ from sami_nemo.model.locate import locate
 from sami_nemo.run_dir import RunDir, partial, read_jsonl, write_json
 
 
-def is_writer() -> bool:
-    """Whether this process is the one that prints and writes for all."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def main(config: Config, run: RunDir, iteration: int) -> None:
     groups = [ContrastGroup.from_json(row) for row in read_jsonl(run.groups(iteration - 1) / "training.jsonl")]
     base = locate(config.model.path)
     directory = partial(run.train(iteration))
     directory.mkdir(parents=True, exist_ok=True)
-    if is_writer():
+    if stage_entry.is_writer():
         print_sample(groups[0], base)
 
     from sami_nemo.model.trainer import backend
@@ -59,11 +53,11 @@ def train_and_export(
     saved = directory / "checkpoints"
     resumed = last_checkpoint(saved)
     order = training_order(len(groups), config.seed, iteration)[resumed * train.batch_size : total * train.batch_size]
-    if is_writer():
+    if stage_entry.is_writer():
         print(f"training from step {resumed} of {total}", flush=True)
 
     model = build_model(config, base, sequence_length=max(map(group_length, groups)))
-    loggers = build_loggers(config, directory, iteration) if is_writer() else []
+    loggers = build_loggers(config, directory, iteration) if stage_entry.is_writer() else []
     callbacks: list[Any] = [
         *([BaseReference()] if train.kl_beta else []),
         Checkpoints(saved, train.checkpoint_every, resumed, total),
@@ -75,12 +69,12 @@ def train_and_export(
     if resumed == total:
         # Killed after the last step: nothing was left to train, so no callback has loaded the weights.
         load_training_state(trainer.optimizers[0], saved, total)
-    if is_writer():
+    if stage_entry.is_writer():
         shutil.rmtree(hf, ignore_errors=True)
         hf.mkdir(parents=True)
     torch.distributed.barrier()
     export_and_verify(trainer, base, hf)
-    if is_writer():
+    if stage_entry.is_writer():
         write_json(directory / "training.json", {"steps": total, "resumed_from": resumed, "groups": len(groups)})
         shutil.rmtree(saved)
 

@@ -10,7 +10,6 @@ constitution of its group. Axes of tensor names: C constitutions, R responses.
 
 from __future__ import annotations
 
-import os
 import shutil
 from typing import Any
 
@@ -36,7 +35,7 @@ def main(config: Config, run: RunDir, iteration: int) -> None:
     with backend(config):
         model = build_model(config, checkpoint, sequence_length=max(map(group_length, groups)))
         matrices = score_groups(config, model, groups)
-    if os.environ.get("RANK", "0") == "0":
+    if stage_entry.is_writer():
         rows = [
             {
                 "query_id": group.query.id,

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import shutil
 from collections.abc import Sequence
 
@@ -45,7 +44,7 @@ def main(config: Config, run: RunDir, iteration: int) -> None:
     directory = partial(run.judge(iteration))
     shutil.rmtree(directory, ignore_errors=True)
     scored = score_under_base(config, groups, desired)
-    if os.environ.get("RANK", "0") != "0":
+    if not stage_entry.is_writer():
         return
     write_jsonl(directory / "scores.jsonl", ({"query_id": query, "pmi": pmi} for query, pmi in scored.items()))
     base = base_scores(config, run, desired)
@@ -60,6 +59,8 @@ def main(config: Config, run: RunDir, iteration: int) -> None:
             count_tokens=tokenizer.count,
         )
         for comparison in comparisons(config, run, iteration)
+        # The base model's prompts score all responses: queries that it did not answer are left out.
+        if comparison.query_id in mine and comparison.query_id in theirs[comparison.opponent]
     ]
     write_jsonl(directory / "verdicts.jsonl", rows)
     write_json(directory / "summary.json", {"win_rate": win_rates(rows)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,11 @@ from sami_nemo.errors import EXIT_USER_ERROR, UserError
 from sami_nemo.progress import report_error
 from sami_nemo.run_dir import INSTRUCT, RunDir
 from sami_nemo.versions import Environment, check_versions
+
+
+def is_writer() -> bool:
+    """Whether this process is the one that prints and writes for all."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _iteration(text: str) -> int:

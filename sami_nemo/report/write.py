@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from pathlib import Path
 
 from sami_nemo.config import Config
@@ -19,7 +18,7 @@ from sami_nemo.launch import stage_entry
 from sami_nemo.report.figures import Chart, charts_of, png, svg
 from sami_nemo.report.page import render, report_page
 from sami_nemo.report.run_data import read_run
-from sami_nemo.run_dir import RunDir, fsync_directory, partial, write_text
+from sami_nemo.run_dir import RunDir, write_bytes, write_text
 
 
 def main(config: Config, run: RunDir, iteration: int) -> None:
@@ -45,23 +44,12 @@ def write_report(run: RunDir) -> None:
 def _write_chart(directory: Path, chart: Chart) -> list[Path]:
     paths = [directory / "figures" / f"{chart.name}.{kind}" for kind in ("png", "svg")]
     table = directory / "data" / f"{chart.name}.csv"
-    _write_bytes(paths[0], png(chart))
+    write_bytes(paths[0], png(chart))
     write_text(paths[1], svg(chart))
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(chart.rows())
     write_text(table, text.getvalue())
     return [*paths, table]
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    """Like write_text."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with partial(path).open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial(path).replace(path)
-    fsync_directory(path.parent)
 
 
 if __name__ == "__main__":
