@@ -4,7 +4,8 @@
 
 recipe=NAME     an experiment in recipes/ (default: sami_smol)
 dry_run=true    print the resolved configuration and every stage's command, and do nothing
-GROUP=NAME      another choice of a group in conf/: model, data, principles, generate, train, evaluate, judge, logger, cluster
+GROUP=NAME      another choice of a group in conf/: model, data, principles, generate, train, evaluate, judge, logger,
+                hardware, cluster
 key=value       any field of sami_nemo/config.py, for example train.lr=1e-5 or name=my-run
 
 Results go to runs/<name>. The same command again goes on where it was stopped.

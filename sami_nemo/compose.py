@@ -92,7 +92,8 @@ def _check_choice(field: str, name: str, directory: Path) -> None:
 
 def _check_key(key: str, value: Any) -> None:
     known = set(schema_keys(Config))
-    if key not in known:
+    # In a job's environment names are the user's.
+    if key not in known and not key.rpartition(".")[0].endswith(".environment"):
         sections = {name.partition(".")[0] for name in known if "." in name}
         remedy = "a group; choose one of its files" if key in sections else f"unknown key{nearest(key, known)}"
         raise ConfigError(key, value, remedy)

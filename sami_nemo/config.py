@@ -103,6 +103,9 @@ class GenerateConfig(Section):
     """Wrap prompts in the tokenizer's chat template: for instruct models."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     tensor_parallel: PositiveInt = 1
+    """GPUs of one engine."""
+    engines: PositiveInt = 1
+    """Engines that share a stage's requests; at the same time as a Slurm job array, else one after the other."""
     max_model_len: PositiveInt
     max_num_seqs: PositiveInt = 256
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
@@ -196,8 +199,8 @@ class LoggerConfig(Section):
     mlflow_tracking_uri: str | None = None
 
 
-class ClusterConfig(Section):
-    """The machine(s)."""
+class HardwareConfig(Section):
+    """The devices that a run uses."""
 
     name: str
     accelerator: Literal["cpu", "gpu"]
@@ -208,6 +211,68 @@ class ClusterConfig(Section):
     """Memory that a recipe needs of each GPU; checked before anything starts."""
     threads_per_process: PositiveInt | None = None
     """CPU threads of each training process; null divides the cores."""
+    host_memory_gib: PositiveInt | None = None
+    """Of a node; null: not known, not checked."""
+    peak_tflops: PositiveFloat | None = None
+    """Dense bf16 matrix multiplication of one device, as its maker states it; for the planner, like all below."""
+    memory_gb_s: PositiveFloat | None = None
+    """Bandwidth of a device's memory."""
+    link_gb_s: PositiveFloat | None = None
+    """Bandwidth of a device to the others of its node, in one direction."""
+    network_gb_s: PositiveFloat | None = None
+    """Bandwidth of a device to other nodes, in one direction."""
+    efficiency: Annotated[float, Field(gt=0, le=1)] = 0.35
+    """Share of `peak_tflops` that training is expected to reach."""
+
+
+class JobConfig(Section):
+    """What a Slurm job asks for. Null, and what is not given: as `cluster.default` says, or as the stage needs it."""
+
+    partition: str | None = None
+    account: str | None = None
+    nodes: PositiveInt | None = None
+    gpus_per_node: NonNegativeInt | None = None
+    cpus_per_task: PositiveInt | None = None
+    memory: str | None = None
+    """Of a node, as Slurm writes it: 64G."""
+    time: str | None = None
+    """Limit as Slurm writes it: hours:minutes:seconds. A job that comes near it saves its state and is queued again."""
+    image: str | None = None
+    """Container image for Pyxis; null: by the stage's environment."""
+    mounts: list[str] = Field(default_factory=list)
+    """SOURCE:TARGET, besides the repository, the run, and the model and data directories."""
+    environment: dict[str, str] = Field(default_factory=dict)
+    flags: list[str] = Field(default_factory=list)
+    """More options of sbatch, for example --exclusive."""
+
+
+class ClusterConfig(Section):
+    """Where the stages run: on this machine, or as Slurm jobs. No result depends on it."""
+
+    name: str
+    scheduler: Literal["local", "slurm"]
+    train_image: str | None = None
+    """Container image of the training environment; null: no container, the environment in .venv."""
+    generate_image: str | None = None
+    mpi: str | None = None
+    """srun --mpi=…, for example pmix or pmi2; null: the cluster's default."""
+    retries: NonNegativeInt = 1
+    """How often a job is queued again after a failure that is not the user's, such as a lost GPU."""
+    requeues: PositiveInt = 20
+    """How often at all, time limits included."""
+    signal_seconds: PositiveInt = 300
+    """Ahead of its time limit a job is asked to save its state; what has not ended half of it later is killed."""
+    default: JobConfig = Field(default_factory=JobConfig)
+    principles: JobConfig = Field(default_factory=JobConfig)
+    model: JobConfig = Field(default_factory=JobConfig)
+    queries: JobConfig = Field(default_factory=JobConfig)
+    sample: JobConfig = Field(default_factory=JobConfig)
+    merge: JobConfig = Field(default_factory=JobConfig)
+    groups: JobConfig = Field(default_factory=JobConfig)
+    train: JobConfig = Field(default_factory=JobConfig)
+    evaluate: JobConfig = Field(default_factory=JobConfig)
+    judge: JobConfig = Field(default_factory=JobConfig)
+    report: JobConfig = Field(default_factory=JobConfig)
 
 
 class Config(Section):
@@ -227,7 +292,8 @@ class Config(Section):
     evaluate: EvaluateConfig
     judge: JudgeConfig
     logger: LoggerConfig
-    cluster: ClusterConfig
+    hardware: HardwareConfig
+    cluster: ClusterConfig = Field(default_factory=lambda: ClusterConfig(name="local", scheduler="local"))
 
     @property
     def run_dir(self) -> Path:
@@ -236,7 +302,7 @@ class Config(Section):
     @property
     def data_parallel(self) -> int:
         """Number of data-parallel ranks of the training layout."""
-        devices = self.cluster.nodes * self.cluster.devices_per_node
+        devices = self.hardware.nodes * self.hardware.devices_per_node
         return devices // (self.train.tensor_parallel * self.train.pipeline_parallel * self.train.context_parallel)
 
     def training_steps(self, iteration: int) -> int:
@@ -247,6 +313,13 @@ class Config(Section):
 
 OPERATIONAL = frozenset(
     {
+        "cluster",
+        "hardware.efficiency",
+        "hardware.host_memory_gib",
+        "hardware.link_gb_s",
+        "hardware.memory_gb_s",
+        "hardware.network_gb_s",
+        "hardware.peak_tflops",
         "judge.budget_dollars",
         "judge.concurrency",
         "judge.retries",
@@ -254,7 +327,14 @@ OPERATIONAL = frozenset(
         "principles.review",
     }
 )
-"""Keys that change how a run is carried out and not what comes out; they may differ when it goes on."""
+"""Keys, or whole sections, that change how a run is carried out and not what comes out; they may differ when it goes
+on."""
+
+
+def settings_of_results(values: dict[str, Any]) -> dict[str, Any]:
+    """What results depend on, by dotted key: everything but `OPERATIONAL`."""
+    flat = flatten(values)
+    return {key: value for key, value in flat.items() if not {key, key.partition(".")[0]} & OPERATIONAL}
 
 
 def parse_config(values: dict[str, Any]) -> Config:
@@ -292,7 +372,7 @@ def is_loopback(base_url: str | None) -> bool:
 
 def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
     """Nested settings by dotted key."""
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or (prefix and not values):
         return {prefix: values}
     flat: dict[str, Any] = {}
     for key, below in values.items():

@@ -140,15 +140,15 @@ def check_context_parallel(config: Config, geometry: Geometry) -> None:
 
 
 def check_devices(config: Config, geometry: Geometry) -> None:
-    train, cluster = config.train, config.cluster
-    devices = cluster.nodes * cluster.devices_per_node
+    train, hardware = config.train, config.hardware
+    devices = hardware.nodes * hardware.devices_per_node
     model_parallel = train.tensor_parallel * train.pipeline_parallel
     if devices % model_parallel:
         remedy = (
-            f"{cluster.nodes} nodes x {cluster.devices_per_node} devices must be a multiple of tensor x pipeline "
+            f"{hardware.nodes} nodes x {hardware.devices_per_node} devices must be a multiple of tensor x pipeline "
             f"parallel = {model_parallel}"
         )
-        raise ConfigError("cluster.devices_per_node", cluster.devices_per_node, remedy)
+        raise ConfigError("hardware.devices_per_node", hardware.devices_per_node, remedy)
     # Experts keep the tensor-parallel size, so their ranks are taken from the data-parallel ones.
     if config.data_parallel % train.expert_parallel:
         remedy = f"must divide the {config.data_parallel} data-parallel ranks (devices / tensor / pipeline parallel)"
@@ -202,12 +202,12 @@ def check_judge(config: Config, geometry: Geometry) -> None:
 
 
 def check_generation(config: Config, geometry: Geometry) -> None:
-    generate, cluster = config.generate, config.cluster
+    generate, hardware = config.generate, config.hardware
     size, heads = generate.tensor_parallel, geometry.num_attention_heads
     if heads is not None and heads % size:
         raise ConfigError("generate.tensor_parallel", size, f"must divide the {heads} attention heads of the model")
-    if cluster.accelerator == "gpu" and size > cluster.devices_per_node:
-        remedy = f"one engine runs on one node, which has {cluster.devices_per_node} GPUs"
+    if hardware.accelerator == "gpu" and size > hardware.devices_per_node:
+        remedy = f"one engine runs on one node, which has {hardware.devices_per_node} GPUs"
         raise ConfigError("generate.tensor_parallel", size, remedy)
     needed = config.data.max_query_tokens + PROMPT_ROOM + generate.max_tokens
     if generate.max_model_len < needed:

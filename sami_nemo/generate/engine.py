@@ -44,7 +44,7 @@ class Engine:
     """
 
     def __init__(self, model: Path, config: Config) -> None:
-        on_cpu = config.cluster.accelerator == "cpu"
+        on_cpu = config.hardware.accelerator == "cpu"
         set_environment(config)
         # What vLLM says of Triton and of torch's deprecations while it is imported, before it sets up its own log.
         logging.getLogger("vllm").setLevel(logging.ERROR)
@@ -114,7 +114,7 @@ class Engine:
 def set_environment(config: Config) -> None:
     """Set the variables that torch and vLLM read while they are imported; what the user has set stays."""
     variables = dict(ENVIRONMENT)
-    if config.cluster.accelerator == "cpu":
+    if config.hardware.accelerator == "cpu":
         processes = config.generate.tensor_parallel
         # Otherwise vLLM goes down to one thread once the model is loaded.
         variables["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // processes))

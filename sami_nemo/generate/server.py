@@ -50,7 +50,7 @@ def serve(model: Path, config: Config) -> Iterator[tuple[str, str]]:
 def command(model: Path, name: str, port: int, config: Config) -> list[str]:
     """vLLM's command line, with the settings that sampling uses."""
     generate = config.generate
-    on_cpu = config.cluster.accelerator == "cpu"
+    on_cpu = config.hardware.accelerator == "cpu"
     return [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", str(model), "--served-model-name", name),

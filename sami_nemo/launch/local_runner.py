@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from sami_nemo.config import OPERATIONAL, Config, dump_config, flatten
+from sami_nemo.config import Config, dump_config, settings_of_results
 from sami_nemo.errors import RunDirectoryError
 from sami_nemo.launch import manifests
 from sami_nemo.launch.console import View
@@ -163,11 +163,11 @@ def check_unchanged(config: Config) -> None:
     run = RunDir(config.run_dir)
     if not run.config.exists():
         return
-    before, now = flatten(_read_config(run.config)), flatten(config.model_dump())
+    before, now = settings_of_results(_read_config(run.config)), settings_of_results(config.model_dump())
     changes = [
         f"{key} was {before.get(key, '(absent)')}, is {now.get(key, '(absent)')}"
         for key in sorted(before.keys() | now.keys())
-        if key not in OPERATIONAL and before.get(key, ...) != now.get(key, ...)
+        if before.get(key, ...) != now.get(key, ...)
     ]
     if changes:
         remedy = f"a run cannot change ({'; '.join(changes)}); choose another name=, or remove the directory"

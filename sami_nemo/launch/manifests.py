@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from sami_nemo.config import OPERATIONAL, flatten
+from sami_nemo.config import settings_of_results
 from sami_nemo.launch.stages import Stage
 from sami_nemo.run_dir import RunDir, commit, partial, read_json, sha256_file, write_json
 
@@ -51,8 +51,7 @@ def made_from(run: RunDir, stage: Stage) -> dict[str, Any]:
 
 def config_sha256(run: RunDir) -> str:
     """Of the settings that results depend on."""
-    settings = flatten(yaml.safe_load(run.config.read_text(encoding="utf-8")))
-    content = {key: value for key, value in settings.items() if key not in OPERATIONAL}
+    content = settings_of_results(yaml.safe_load(run.config.read_text(encoding="utf-8")))
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -89,25 +89,25 @@ def _check_trackers(config: Config) -> list[UserError]:
 
 def check_devices(config: Config) -> list[UserError]:
     """GPUs in number and memory, and no more nodes than this one."""
-    cluster = config.cluster
-    if cluster.accelerator == "cpu" and cluster.nodes == 1:
+    hardware = config.hardware
+    if hardware.accelerator == "cpu" and hardware.nodes == 1:
         return []
-    if cluster.accelerator == "gpu":
-        memory = f" with {cluster.gpu_memory_gib} GiB or more" if cluster.gpu_memory_gib else ""
-        needs = f"{cluster.nodes} x {cluster.devices_per_node} GPUs{memory}"
-        found, enough = describe_gpus(cluster.devices_per_node, cluster.gpu_memory_gib or 0)
+    if hardware.accelerator == "gpu":
+        memory = f" with {hardware.gpu_memory_gib} GiB or more" if hardware.gpu_memory_gib else ""
+        needs = f"{hardware.nodes} x {hardware.devices_per_node} GPUs{memory}"
+        found, enough = describe_gpus(hardware.devices_per_node, hardware.gpu_memory_gib or 0)
     else:
-        needs, found, enough = f"{cluster.nodes} nodes", "CPUs", True
-    if enough and cluster.nodes == 1:
+        needs, found, enough = f"{hardware.nodes} nodes", "CPUs", True
+    if enough and hardware.nodes == 1:
         return []
     # This launcher starts processes here only; dry_run=true shows the command of each node.
     several_nodes = "a run on several nodes cannot be started yet; choose"
-    advice = "run it on such a machine, or choose" if cluster.nodes == 1 else several_nodes
+    advice = "run it on such a machine, or choose" if hardware.nodes == 1 else several_nodes
     remedy = (
-        f"{config.recipe} needs {needs}; found one node with {found}; {advice} a cluster "
-        "(cluster=NAME, see conf/cluster) and parallel layout that fit"
+        f"{config.recipe} needs {needs}; found one node with {found}; {advice} hardware "
+        "(hardware=NAME, see conf/hardware) and parallel layout that fit"
     )
-    return [EnvironmentMismatch("cluster", cluster.name, remedy)]
+    return [EnvironmentMismatch("hardware", hardware.name, remedy)]
 
 
 def describe_gpus(count: int, memory_gib: int) -> tuple[str, bool]:

@@ -190,13 +190,13 @@ def command(stage: Stage, config: Config) -> list[str]:
     """The command line of a stage on this machine; on a cluster of several nodes, that of each node."""
     words = [str(python(stage.environment))]
     if stage.distributed:
-        cluster = config.cluster
-        words += ["-m", "torch.distributed.run", f"--nproc-per-node={cluster.devices_per_node}"]
-        if cluster.nodes == 1:
+        hardware = config.hardware
+        words += ["-m", "torch.distributed.run", f"--nproc-per-node={hardware.devices_per_node}"]
+        if hardware.nodes == 1:
             # Port 0: a free one. The loopback address needs no name of this machine to resolve.
             words += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
         else:
-            words += [f"--nnodes={cluster.nodes}"]
+            words += [f"--nnodes={hardware.nodes}"]
     words += ["-m", stage.module, "--run-dir", str(config.run_dir)]
     if stage.iteration is not None:
         words += ["--iteration", "instruct" if stage.iteration == INSTRUCT else str(stage.iteration)]
@@ -205,11 +205,11 @@ def command(stage: Stage, config: Config) -> list[str]:
 
 def environment_variables(stage: Stage, config: Config) -> dict[str, str]:
     """What a stage finds in its environment besides the launcher's own."""
-    cluster = config.cluster
-    processes = cluster.devices_per_node if stage.distributed else 1
+    hardware = config.hardware
+    processes = hardware.devices_per_node if stage.distributed else 1
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
-    if stage.distributed and cluster.threads_per_process is not None:
-        threads = cluster.threads_per_process
+    if stage.distributed and hardware.threads_per_process is not None:
+        threads = hardware.threads_per_process
     variables = {
         # The package is found from any working directory.
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
@@ -226,10 +226,10 @@ def environment_variables(stage: Stage, config: Config) -> dict[str, str]:
         variables |= {"USE_TORCH": "0", "TRANSFORMERS_VERBOSITY": "error"}
     if not stage.uses_hub:
         variables["HF_HUB_OFFLINE"] = "1"
-    if stage.distributed and cluster.accelerator == "cpu" and cluster.nodes == 1:
+    if stage.distributed and hardware.accelerator == "cpu" and hardware.nodes == 1:
         # Without it gloo looks up this machine's name, which does not resolve everywhere.
         variables["GLOO_SOCKET_IFNAME"] = "lo"
-    if stage.distributed and cluster.accelerator == "gpu":
+    if stage.distributed and hardware.accelerator == "gpu":
         # Megatron overlaps tensor-parallel communication only if kernels keep their order, on GPUs before Blackwell.
         variables["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"
     return variables

@@ -25,7 +25,7 @@ COLLECTIVE_TIMEOUT = timedelta(hours=2)
 
 def backend(config: Config) -> contextlib.AbstractContextManager[None]:
     """Inside, the stack runs on the configuration's accelerator."""
-    return cpu_backend() if config.cluster.accelerator == "cpu" else contextlib.nullcontext()
+    return cpu_backend() if config.hardware.accelerator == "cpu" else contextlib.nullcontext()
 
 
 def layout_for(config: Config, checkpoint: Path) -> Config:
@@ -42,7 +42,7 @@ def layout_for(config: Config, checkpoint: Path) -> Config:
 def build_model(config: Config, checkpoint: Path, sequence_length: int) -> SamiModel:
     """The model with the weights of a Hugging Face checkpoint, loaded when the trainer builds it."""
     settings = nemo_config(
-        read_hf_config(checkpoint), config.train, sequence_length, config.cluster.accelerator == "gpu"
+        read_hf_config(checkpoint), config.train, sequence_length, config.hardware.accelerator == "gpu"
     )
     return SamiModel(settings, config.train, lambda module: load_hf_weights(module, checkpoint))
 
@@ -51,7 +51,7 @@ def build_trainer(
     config: Config, max_steps: int, callbacks: Sequence[pl.Callback] = (), setup_optimizers: bool = True
 ) -> nl.Trainer:
     """A trainer for `max_steps` gradient steps, or for `test` without optimizers."""
-    train, cluster = config.train, config.cluster
+    train, hardware = config.train, config.hardware
     in_fp32 = train.precision == "fp32"
     reduce_in_fp32 = in_fp32 or train.master_weights == "fp32"
     strategy = nl.MegatronStrategy(
@@ -65,7 +65,7 @@ def build_trainer(
             # GradientCheck does it, and names the groups.
             check_for_nan_in_grad=False,
         ),
-        process_group_backend="gloo" if cluster.accelerator == "cpu" else "nccl",
+        process_group_backend="gloo" if hardware.accelerator == "cpu" else "nccl",
         timeout=COLLECTIVE_TIMEOUT,
         setup_optimizers=setup_optimizers,
         ckpt_async_save=False,
@@ -83,9 +83,9 @@ def build_trainer(
         "enable_model_summary": False,
     }
     return nl.Trainer(
-        accelerator=cluster.accelerator,
-        devices=cluster.devices_per_node,
-        num_nodes=cluster.nodes,
+        accelerator=hardware.accelerator,
+        devices=hardware.devices_per_node,
+        num_nodes=hardware.nodes,
         strategy=strategy,
         plugins=precision,
         max_steps=max_steps,

@@ -45,7 +45,7 @@ def tiny_config(runs_dir: Path, name: str, base: Path, devices: int, **train: An
             "train": settings | train,
             "evaluate": {},
             "logger": {"tensorboard": False},
-            "cluster": {"name": "test", "accelerator": "cpu", "devices_per_node": devices},
+            "hardware": {"name": "test", "accelerator": "cpu", "devices_per_node": devices},
         }
     )
 
@@ -118,7 +118,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
 def train(config: Config, groups: list[ContrastGroup]) -> tuple[RunDir, list[dict[str, Any]]]:
     """Train iteration 1 to the end; the rows of its steps."""
     run = make_run(config, groups)
-    processes = config.cluster.devices_per_node
+    processes = config.hardware.devices_per_node
     status, output = finish(start(run, "sami_nemo.train", processes, iteration=1))
     assert status == 0, output[-4000:]
     return run, read_jsonl(run.iteration(1) / "train.partial" / "steps.jsonl")

@@ -57,7 +57,7 @@ def config(model: Path, runs_dir: Path, name: str, tensor_parallel: int = 1) -> 
             "train": {"batch_size": 2, "batches": 2, "optimizer": "adamw", "lr": 1e-4},
             "evaluate": {"constitutions_per_query": 2},
             "logger": {},
-            "cluster": {"name": "local", "accelerator": "cpu", "devices_per_node": 1},
+            "hardware": {"name": "local", "accelerator": "cpu", "devices_per_node": 1},
         }
     )
 

@@ -47,7 +47,7 @@ VALID: dict[str, Any] = {
     "train": {"batch_size": 16, "batches": 2, "optimizer": "adamw", "lr": 1e-4, "expert_parallel": 2},
     "evaluate": {},
     "logger": {},
-    "cluster": {"name": "node", "accelerator": "gpu", "devices_per_node": 8},
+    "hardware": {"name": "node", "accelerator": "gpu", "devices_per_node": 8},
 }
 DENSE = {"model.architecture": "mistral", "model.num_experts": None, "train.expert_parallel": 1}
 
@@ -91,7 +91,12 @@ def test_accepts_what_works() -> None:
         (DENSE | {"model.num_experts": 8}, "model.num_experts", "8", "set null"),
         ({"train.tensor_parallel": 2}, "train.sequence_parallel", "False", "set true"),
         ({"train.sequence_parallel": True}, "train.sequence_parallel", "True", "set false"),
-        ({"cluster.devices_per_node": 5, "train.pipeline_parallel": 2}, "cluster.devices_per_node", "5", "multiple of"),
+        (
+            {"hardware.devices_per_node": 5, "train.pipeline_parallel": 2},
+            "hardware.devices_per_node",
+            "5",
+            "multiple of",
+        ),
         (
             {"train.expert_parallel": 8, "train.pipeline_parallel": 2},
             "train.expert_parallel",
@@ -121,7 +126,7 @@ def test_accepts_what_works() -> None:
         ({"generate.max_model_len": 491}, "generate.max_model_len", "491", "set at least 492"),
         ({"generate.tensor_parallel": 3}, "generate.tensor_parallel", "3", "must divide the 8 attention heads"),
         (
-            {"generate.tensor_parallel": 8, "cluster.devices_per_node": 4},
+            {"generate.tensor_parallel": 8, "hardware.devices_per_node": 4},
             "generate.tensor_parallel",
             "8",
             "which has 4 GPUs",

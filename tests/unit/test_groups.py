@@ -52,7 +52,7 @@ def config(model: Path, task: str = "dialogue") -> Config:
             "train": {"batch_size": 2, "batches": 1, "optimizer": "adamw", "lr": 1e-4},
             "evaluate": {},
             "logger": {},
-            "cluster": {"name": "local", "accelerator": "cpu", "devices_per_node": 1},
+            "hardware": {"name": "local", "accelerator": "cpu", "devices_per_node": 1},
         }
     )
 

