@@ -1,9 +1,13 @@
 """Carry out a SAMI experiment.
 
-    python launcher_scripts/main.py [recipe=NAME] [dry_run=true] [key=value …]
+    python launcher_scripts/main.py [recipe=NAME] [cluster=slurm] [action=status|logs|cancel] [dry_run=true] [key=value …]
 
 recipe=NAME     an experiment in recipes/ (default: sami_smol)
-dry_run=true    print the resolved configuration and every stage's command, and do nothing
+cluster=slurm   submit the stages as Slurm jobs, and return; see docs/cluster.md
+action=status   how far the run has come
+action=logs     the last lines of the log that says most now; stage=NAME for another
+action=cancel   end what runs of it, here or on the cluster
+dry_run=true    print the resolved configuration and every stage's command or job script, and do nothing
 GROUP=NAME      another choice of a group in conf/: model, data, principles, generate, train, evaluate, judge, logger,
                 hardware, cluster
 key=value       any field of sami_nemo/config.py, for example train.lr=1e-5 or name=my-run
@@ -15,23 +19,26 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TRAIN_PYTHON = ROOT / ".venv" / "train" / "bin" / "python"
+# A login node needs no more than the first; who trains on this machine has the second.
+PYTHONS = [ROOT / ".venv" / name / "bin" / "python" for name in ("launcher", "train")]
 # The repository is found from any working directory.
 sys.path.insert(0, str(ROOT))
 
 if importlib.util.find_spec("hydra") is None:
     # Another Python than the environment's, the system's for instance: go on with the right one.
-    if TRAIN_PYTHON.exists() and Path(sys.executable) != TRAIN_PYTHON:
-        os.execv(TRAIN_PYTHON, [str(TRAIN_PYTHON), *sys.orig_argv[1:]])
+    for interpreter in PYTHONS:
+        if interpreter.exists() and Path(sys.executable) != interpreter:
+            os.execv(interpreter, [str(interpreter), *sys.orig_argv[1:]])
     print("hydra-core = (not installed): run `make setup`, then .venv/train/bin/python", file=sys.stderr)
     sys.exit(2)
 
-from sami_nemo.compose import compose, split_arguments  # noqa: E402
+from sami_nemo.compose import Request, compose, split_arguments  # noqa: E402
 from sami_nemo.config import Config, dump_config  # noqa: E402
 from sami_nemo.config_checks import check_config  # noqa: E402
 from sami_nemo.errors import EXIT_USER_ERROR, UserError  # noqa: E402
@@ -47,15 +54,18 @@ def main(arguments: list[str]) -> int:
         print("recipes:", ", ".join(sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))))
         return 0
     try:
-        overrides, dry_run = split_arguments(arguments)
-        config = compose(overrides)
+        request = split_arguments(arguments)
+        config = compose(request.overrides)
         check_config(config)
-        if dry_run:
+        if request.dry_run or request.action != "run":
             # Piped into `head`, for instance: end when nobody reads on.
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        if request.dry_run:
             print_plan(config)
             return 0
-        return run(config)
+        if request.action != "run":
+            return look_after(config, request)
+        return submit_jobs(config) if config.cluster.scheduler == "slurm" else run(config)
     except UserError as error:
         print(error, file=sys.stderr)
         return EXIT_USER_ERROR
@@ -64,10 +74,47 @@ def main(arguments: list[str]) -> int:
 
 
 def print_plan(config: Config) -> None:
-    """The configuration as YAML, and the commands of all stages as comments below it."""
+    """The configuration as YAML; below it the commands of all stages as comments, or their job scripts."""
     print(dump_config(config))
+    if config.cluster.scheduler == "slurm":
+        from sami_nemo.launch.slurm_script import command_of, jobs_of
+
+        for job in jobs_of(config, plan(config)):
+            print(f"---\n# {command_of(job)}\n{job.script}")
+        return
     for stage in plan(config):
         print(f"# {stage.name}\n# {command_line(stage, config)}")
+
+
+def look_after(config: Config, request: Request) -> int:
+    """Carry out action=status, logs or cancel. Returns the exit status."""
+    from sami_nemo.launch.control import cancel_run, print_log, print_status
+
+    if request.action == "cancel":
+        return cancel_run(config)
+    return print_log(config, request.stage) if request.action == "logs" else print_status(config)
+
+
+def submit_jobs(config: Config) -> int:
+    """Check the cluster and submit every stage that is not finished. Returns the exit status."""
+    from sami_nemo.launch.claim import check_unchanged, open_run
+    from sami_nemo.launch.preflight import preflight
+    from sami_nemo.launch.slurm import submit
+
+    check_unchanged(config)
+    problems, _ = preflight(config)
+    if problems:
+        print(*problems, sep="\n", file=sys.stderr)
+        return EXIT_USER_ERROR
+    stages = plan(config)
+    with open_run(config) as results:
+        submitted = submit(config, results, stages)
+    for stage, job in submitted.items():
+        print(f"{stage}: job {job}")
+    print(f"{len(submitted)} of {len(stages)} stages submitted; the others are finished, or with Slurm already")
+    again = shlex.join([Path(sys.argv[0]).as_posix(), *sys.argv[1:]])
+    print(f"watch it with: python {again} action=status (or logs, cancel)")
+    return 0
 
 
 def run(config: Config) -> int:
@@ -76,8 +123,9 @@ def run(config: Config) -> int:
     from rich.console import Console
 
     from sami_nemo.evaluate.metrics import write_metrics
+    from sami_nemo.launch.claim import check_unchanged
     from sami_nemo.launch.console import LiveView, PlainView, print_results
-    from sami_nemo.launch.local_runner import ReviewPending, StageError, StageFailed, check_unchanged, run_stages
+    from sami_nemo.launch.local_runner import ReviewPending, StageError, StageFailed, run_stages
     from sami_nemo.launch.preflight import preflight
     from sami_nemo.run_dir import RunDir
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,16 +28,42 @@ ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 RECIPES = ROOT / "recipes"
 DEFAULT_RECIPE = "sami_smol"
+ACTIONS = ("run", "status", "logs", "cancel")
 
 
-def split_arguments(arguments: list[str]) -> tuple[list[str], bool]:
-    """Separate `dry_run=true`, which is no part of an experiment, from the overrides."""
-    overrides = [argument for argument in arguments if not argument.startswith("dry_run=")]
-    flags = [argument.removeprefix("dry_run=").lower() for argument in arguments if argument.startswith("dry_run=")]
-    for flag in flags:
-        if flag not in ("true", "false"):
-            raise ConfigError("dry_run", flag, "set true or false")
-    return overrides, flags[-1:] == ["true"]
+@dataclass(frozen=True)
+class Request:
+    """What a command line asks for besides an experiment."""
+
+    overrides: list[str]
+    action: str = "run"
+    stage: str | None = None
+    """Of action=logs."""
+    dry_run: bool = False
+
+
+def split_arguments(arguments: list[str]) -> Request:
+    """Separate `action=`, `stage=` and `dry_run=`, which are no part of an experiment, from the overrides.
+
+    Raises:
+        ConfigError: they have other values than they may have.
+    """
+    given: dict[str, str] = {}
+    overrides = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key in ("action", "stage", "dry_run"):
+            given[key] = value
+        else:
+            overrides.append(argument)
+    action, dry_run = given.get("action", "run"), given.get("dry_run", "false").lower()
+    if action not in ACTIONS:
+        raise ConfigError("action", action, f"no such action{nearest(action, ACTIONS)}; there are {', '.join(ACTIONS)}")
+    if dry_run not in ("true", "false"):
+        raise ConfigError("dry_run", dry_run, "set true or false")
+    if "stage" in given and action != "logs":
+        raise ConfigError("stage", given["stage"], "belongs to action=logs")
+    return Request(overrides, action, given.get("stage"), dry_run == "true")
 
 
 def compose(overrides: list[str]) -> Config:

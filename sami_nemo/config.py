@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from sami_nemo.errors import ConfigError
 
@@ -21,6 +21,11 @@ PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def _number_as_text(value: Any) -> Any:
+    """Environment variables such as OMP_NUM_THREADS look like numbers in YAML."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 class Section(BaseModel):
@@ -44,6 +49,13 @@ class ModelConfig(Section):
     num_attention_heads: PositiveInt | None = None
     num_key_value_heads: PositiveInt | None = None
     num_experts: PositiveInt | None = None
+    experts_per_token: PositiveInt | None = None
+    ffn_hidden_size: PositiveInt | None = None
+    """Of the feed-forward block, or of one expert."""
+    head_dim: PositiveInt | None = None
+    vocab_size: PositiveInt | None = None
+    tied_embeddings: bool | None = None
+    """Whether the output projection is the token embedding."""
 
 
 class DataConfig(Section):
@@ -141,6 +153,9 @@ class TrainConfig(Section):
     precision: Literal["bf16", "fp32"] = "bf16"
     master_weights: Literal["fp32", "bf16"] = "fp32"
     """bf16: no fp32 copy, weights are updated in place (as the paper's code does)."""
+    gradients: Literal["fp32", "bf16"] | None = None
+    """Type in which micro-batches and data-parallel ranks are summed; null: that of the master weights. bf16 beside
+    fp32 masters takes 2 bytes a parameter less, and rounds each sum to 8 bits of mantissa."""
     logprob_normalization: Literal["mean", "sum"] = "mean"
     kl_beta: NonNegativeFloat = 0.0
     """Weight of the KL penalty to the base model."""
@@ -154,6 +169,13 @@ class TrainConfig(Section):
     activation_checkpointing: bool = False
     checkpoint_every: PositiveInt = 1
     """Gradient steps between checkpoints."""
+
+    @property
+    def gradient_type(self) -> Literal["fp32", "bf16"]:
+        """`gradients`, or what follows from precision and masters: fp32 unless bf16 weights are updated in place."""
+        if self.gradients is not None:
+            return self.gradients
+        return "fp32" if self.precision == "fp32" else self.master_weights
 
 
 class EvaluateConfig(Section):
@@ -241,7 +263,7 @@ class JobConfig(Section):
     """Container image for Pyxis; null: by the stage's environment."""
     mounts: list[str] = Field(default_factory=list)
     """SOURCE:TARGET, besides the repository, the run, and the model and data directories."""
-    environment: dict[str, str] = Field(default_factory=dict)
+    environment: dict[str, Annotated[str, BeforeValidator(_number_as_text)]] = Field(default_factory=dict)
     flags: list[str] = Field(default_factory=list)
     """More options of sbatch, for example --exclusive."""
 

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sami_nemo.config import Config, ModelConfig
+from sami_nemo.config import ClusterConfig, Config, JobConfig, ModelConfig
 from sami_nemo.errors import ConfigError
 
 # Our names of a model's geometry, and those of a Hugging Face config.json.
@@ -21,6 +22,11 @@ HF_GEOMETRY = {
     "num_attention_heads": "num_attention_heads",
     "num_key_value_heads": "num_key_value_heads",
     "num_experts": "num_local_experts",
+    "experts_per_token": "num_experts_per_tok",
+    "ffn_hidden_size": "intermediate_size",
+    "head_dim": "head_dim",
+    "vocab_size": "vocab_size",
+    "tied_embeddings": "tie_word_embeddings",
 }
 
 # Tokens of a prompt besides its query. The longest of the paper's constitutions (Table 4) takes about 100, and so do the
@@ -38,6 +44,11 @@ class Geometry:
     num_attention_heads: int | None
     num_key_value_heads: int | None
     num_experts: int | None
+    experts_per_token: int | None
+    ffn_hidden_size: int | None
+    head_dim: int | None
+    vocab_size: int | None
+    tied_embeddings: bool | None
 
 
 def check_config(config: Config) -> None:
@@ -65,7 +76,7 @@ def read_geometry(model: ModelConfig) -> Geometry:
         )
     sizes = {}
     for field, hf_name in HF_GEOMETRY.items():
-        stated, found = getattr(model, field), hf_config.get(hf_name)
+        stated, found = getattr(model, field), _hf_size(hf_config, hf_name)
         if hf_config and stated is not None and stated != found:
             remedy = (
                 f"{model.path}/config.json says {hf_name} = {found}; correct one of them, or set null to read it there"
@@ -73,6 +84,16 @@ def read_geometry(model: ModelConfig) -> Geometry:
             raise ConfigError(f"model.{field}", stated, remedy)
         sizes[field] = stated if found is None else found
     return Geometry(**sizes)
+
+
+def _hf_size(hf_config: dict[str, Any], name: str) -> Any:
+    """A size in config.json, with transformers' defaults for two that older files leave out."""
+    found = hf_config.get(name)
+    if found is None and hf_config and name == "tie_word_embeddings":
+        return False
+    if found is None and name == "head_dim" and {"hidden_size", "num_attention_heads"} <= hf_config.keys():
+        return hf_config["hidden_size"] // hf_config["num_attention_heads"]
+    return found
 
 
 def _read_hf_config(path: Path) -> dict[str, Any]:
@@ -170,6 +191,12 @@ def check_precision(config: Config, geometry: Geometry) -> None:
     if train.precision == "fp32" and train.master_weights == "bf16":
         remedy = "weights in fp32 are their own masters; set fp32, or train.precision=bf16"
         raise ConfigError("train.master_weights", train.master_weights, remedy)
+    if train.precision == "fp32" and train.gradients == "bf16":
+        remedy = "weights in fp32 have gradients in fp32; set null or fp32, or train.precision=bf16"
+        raise ConfigError("train.gradients", train.gradients, remedy)
+    if train.precision == "bf16" and train.master_weights == "bf16" and train.gradients == "fp32":
+        remedy = "weights updated in place take gradients of their own type; set null or bf16, or masters in fp32"
+        raise ConfigError("train.gradients", train.gradients, remedy)
 
 
 def check_constitutions(config: Config, geometry: Geometry) -> None:
@@ -218,6 +245,35 @@ def check_generation(config: Config, geometry: Geometry) -> None:
         raise ConfigError("generate.max_model_len", generate.max_model_len, remedy)
 
 
+def check_time_limits(config: Config, geometry: Geometry) -> None:
+    """A job is asked to save its state ahead of its time limit, so it needs more time than that."""
+    signal = config.cluster.signal_seconds
+    for section in ClusterConfig.model_fields:
+        job = getattr(config.cluster, section)
+        if not isinstance(job, JobConfig) or job.time is None:
+            continue
+        field, seconds = f"cluster.{section}.time", slurm_seconds(job.time)
+        if seconds is None:
+            remedy = "no time limit in Slurm's form: minutes, hours:minutes:seconds or days-hours:minutes:seconds"
+            raise ConfigError(field, job.time, remedy)
+        if seconds <= 2 * signal:
+            remedy = f"give more than twice cluster.signal_seconds={signal}, after which a job saves its state"
+            raise ConfigError(field, job.time, remedy)
+
+
+def slurm_seconds(time: str) -> int | None:
+    """A time limit of Slurm in seconds; None if it is none."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", time)
+    if match is None:
+        return None
+    days, *parts = (0 if part is None else int(part) for part in match.groups())
+    if match[1] is not None or match[4] is not None:
+        hours, minutes, seconds = parts
+    else:
+        hours, (minutes, seconds) = 0, parts[:2]
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
 CHECKS: tuple[Callable[[Config, Geometry], None], ...] = (
     check_experts,
     check_tensor_parallel,
@@ -230,4 +286,5 @@ CHECKS: tuple[Callable[[Config, Geometry], None], ...] = (
     check_constitutions,
     check_judge,
     check_generation,
+    check_time_limits,
 )

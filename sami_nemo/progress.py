@@ -1,6 +1,7 @@
-"""How a stage tells its progress: one JSON object per line in the file that SAMI_EVENTS names.
+"""How a stage tells its progress, and is asked to stop: one JSON object per line in the file that SAMI_EVENTS names, and
+a file that appears where SAMI_STOP says.
 
-A file works alike for a process on this machine and for a job on a cluster. The launcher shows the
+Files work alike for a process on this machine and for a job in a container on several nodes. The launcher shows the
 events; a stage that is run by hand, without SAMI_EVENTS, prints nothing of the kind.
 """
 
@@ -9,9 +10,11 @@ from __future__ import annotations
 import json
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 EVENTS_VARIABLE = "SAMI_EVENTS"
+STOP_VARIABLE = "SAMI_STOP"
 
 
 def report(done: int, total: int, unit: str, **values: float | int | str) -> None:
@@ -29,6 +32,12 @@ def report(done: int, total: int, unit: str, **values: float | int | str) -> Non
 def report_error(message: str) -> None:
     """Append the line that the user is to see. An exit status does not survive torch.distributed.run."""
     _append({"error": message})
+
+
+def stop_requested() -> bool:
+    """Whether the stage is to save its state and end, because its time is nearly over; it will be started again."""
+    path = os.environ.get(STOP_VARIABLE)
+    return path is not None and Path(path).exists()
 
 
 def _append(event: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ last; a stage without a matching manifest is not finished. Layout:
     runs/<name>/manifests/<stage>.json        what a finished stage made, with hashes
     runs/<name>/logs/<stage>.log              everything a stage printed
     runs/<name>/logs/<stage>.events.jsonl     its progress, see progress.py
+    runs/<name>/jobs/<stage>.sh               its Slurm job, see launch/slurm.py; jobs.json holds the job ids
     runs/<name>/principles.yaml               what constitutions are drawn from; with principles.review=true to edit
     runs/<name>/principles_writer.json        what the principle writer was asked and answered, if there is one
     runs/<name>/judge_cache/                  replies of the judge, by hash of what it was asked
@@ -16,6 +17,7 @@ last; a stage without a matching manifest is not finished. Layout:
     runs/<name>/iteration_<n>/train/          checkpoints while training, then its record
     runs/<name>/iteration_<n>/hf/             the model of iteration n as a Hugging Face checkpoint
     runs/<name>/iteration_<n>/responses/      what the model of iteration n answered
+    runs/<name>/iteration_<n>/engine_<k>/     what engine k of several answered, before it is put together
     runs/<name>/iteration_<n>/groups/         contrast groups built from those responses
     runs/<name>/iteration_<n>/evaluation/     bound and lengths of the model of iteration n
     runs/<name>/iteration_<n>/judge/          comparisons of its responses with those of the baselines
@@ -81,6 +83,13 @@ class RunDir:
     def events(self, stage: str) -> Path:
         return self.root / "logs" / f"{stage}.events.jsonl"
 
+    @property
+    def jobs(self) -> Path:
+        return self.root / "jobs"
+
+    def job_log(self, job: str) -> Path:
+        return self.root / "logs" / f"{job}.slurm.log"
+
     def iteration(self, n: int) -> Path:
         return self.root / ("instruct" if n == INSTRUCT else f"iteration_{n}")
 
@@ -92,6 +101,9 @@ class RunDir:
 
     def responses(self, n: int) -> Path:
         return self.iteration(n) / "responses"
+
+    def engine_responses(self, n: int, engine: int) -> Path:
+        return self.iteration(n) / f"engine_{engine}"
 
     def groups(self, n: int) -> Path:
         return self.iteration(n) / "groups"

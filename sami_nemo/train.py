@@ -66,6 +66,10 @@ def train_and_export(
     ]
     trainer = build_trainer(config, max_steps=total - resumed, callbacks=callbacks)
     trainer.fit(model, ContrastDataModule(groups, order, train, train.batch_size))
+    if resumed + trainer.global_step < total:
+        if stage_entry.is_writer():
+            print(f"stopped as asked; saved at step {resumed + trainer.global_step} of {total}", flush=True)
+        return
     if resumed == total:
         # Killed after the last step: nothing was left to train, so no callback has loaded the weights.
         load_training_state(trainer.optimizers[0], saved, total)

@@ -1,6 +1,9 @@
 """Create .venv/train and .venv/generate from the lock files. Needs nothing but Python 3.11 with pip.
 
-    python3 tools/setup_environments.py [train] [generate] [--accelerator auto|cpu|gpu]
+    python3 tools/setup_environments.py [train] [generate] [launcher] [--accelerator auto|cpu|gpu]
+
+`launcher` is for a login node whose stages run in containers: a few small packages, in the versions of the training
+lock, and no torch.
 
 An environment that is up to date with its lock is left alone; any other is made anew. What pip says goes to
 .venv/<environment>.log and is shown only when a step fails.
@@ -21,6 +24,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENTS = ("train", "generate")
+# What launcher_scripts/main.py imports. They bring what they need themselves.
+LAUNCHER_PACKAGES = ("huggingface_hub", "hydra-core", "jinja2", "pydantic", "pyyaml", "rich")
 # NeMo's dependencies have no builds for newer Pythons, and the pinned megatron-core none for older ones.
 PYTHON = (3, 11)
 LOG_TAIL_LINES = 15
@@ -80,10 +85,16 @@ class Environment:
             yield Step("install torch", [*install, f"--constraint={self.lock}", "torch"])
             yield Step("install packages", [*install, "--no-deps", f"--requirement={self.lock}"])
         else:
-            yield Step("install packages", [*install, f"--requirement={self.lock}"])
+            wanted = [f"--requirement={self.lock}"]
+            if self.name == "launcher":
+                wanted = [f"--constraint={self.lock}", *LAUNCHER_PACKAGES]
+            yield Step("install packages", [*install, *wanted])
             yield Step("check dependencies", [*pip, "check"])
         yield Step("make the repository importable", [str(self.python), "-c", self._write_path_file()])
-        yield Step("check versions", [str(self.python), "-m", "sami_nemo.versions", self.name])
+        if self.name == "launcher":
+            yield Step("start the launcher", [str(self.python), "launcher_scripts/main.py", "dry_run=true"])
+        else:
+            yield Step("check versions", [str(self.python), "-m", "sami_nemo.versions", self.name])
 
     def _write_path_file(self) -> str:
         return (
@@ -133,12 +144,16 @@ def lock_file(environment: str, accelerator: str, root: Path = ROOT) -> Path:
     """The lock that `environment` follows on this machine (`auto`), or on one with or without GPUs."""
     gpu = accelerator == "gpu" or (accelerator == "auto" and has_nvidia_gpu())
     name = "generate-gpu.txt" if environment == "generate" and gpu else f"{environment}.txt"
+    if environment == "launcher":
+        name = "train.txt"
     return root / "containers" / "locks" / name
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("environments", nargs="*", default=[], help="train, generate; both if none is named")
+    parser.add_argument(
+        "environments", nargs="*", default=[], help="train, generate, launcher; the first two if none is named"
+    )
     parser.add_argument(
         "--accelerator",
         choices=("auto", "cpu", "gpu"),
@@ -146,9 +161,9 @@ def main() -> int:
         help="gpu on a login node without GPUs whose compute nodes have them",
     )
     arguments = parser.parse_args()
-    unknown = set(arguments.environments) - set(ENVIRONMENTS)
+    unknown = set(arguments.environments) - {*ENVIRONMENTS, "launcher"}
     if unknown:
-        parser.error(f"unknown environment {sorted(unknown)[0]!r}; choose from {', '.join(ENVIRONMENTS)}")
+        parser.error(f"unknown environment {sorted(unknown)[0]!r}; choose from {', '.join(ENVIRONMENTS)}, launcher")
     if sys.version_info[:2] != PYTHON:
         found = ".".join(map(str, sys.version_info[:3]))
         print(f"Python = {found}: Python 3.11 is needed; run this with python3.11", file=sys.stderr)

@@ -39,6 +39,11 @@ def _parameters(optimizer: Any) -> list[tuple[str, Tensor, dict[str, Any]]]:
     ]
 
 
+def _host_copy(tensor: Tensor) -> Tensor:
+    """A copy on the host: safetensors takes no views that share memory, and GPUs have no room for another state."""
+    return tensor.detach().to("cpu", copy=True).contiguous()
+
+
 def save_training_state(optimizer: Any, directory: Path, step: int) -> None:
     """Write `directory`/step_<step>; collective over all ranks. Older checkpoints are removed afterwards."""
     final = directory / f"step_{step}"
@@ -49,9 +54,9 @@ def save_training_state(optimizer: Any, directory: Path, step: int) -> None:
     torch.distributed.barrier()
     tensors = {}
     for name, parameter, state in _parameters(optimizer):
-        tensors[f"{name}.{_PARAMETER}"] = parameter.detach().contiguous().clone()
+        tensors[f"{name}.{_PARAMETER}"] = _host_copy(parameter)
         for key, value in state.items():
-            tensors[f"{name}.{key}"] = torch.as_tensor(value).detach().contiguous().clone()
+            tensors[f"{name}.{key}"] = _host_copy(torch.as_tensor(value))
     file = temporary / f"rank_{_rank()}.safetensors"
     save_file(tensors, file)
     with file.open("rb") as handle:

@@ -16,7 +16,7 @@ from typing import Any
 from sami_nemo.config import Config
 from sami_nemo.data.contrast_batches import group_length
 from sami_nemo.data.records import ContrastGroup
-from sami_nemo.evaluate.metrics import summarise, write_metrics
+from sami_nemo.evaluate.metrics import summarise
 from sami_nemo.launch import stage_entry
 from sami_nemo.model.locate import model_of
 from sami_nemo.progress import report
@@ -48,7 +48,6 @@ def main(config: Config, run: RunDir, iteration: int) -> None:
         ]
         write_jsonl(directory / "groups.jsonl", rows)
         write_json(directory / "summary.json", summarise(iteration, rows))
-        write_metrics(config, run, {run.evaluation(iteration): directory})
 
 
 def score_groups(config: Config, model: Any, groups: list[ContrastGroup]) -> list[list[list[float]]]:

@@ -26,7 +26,6 @@ from sami_nemo.data.tokenization import PromptTokenizer
 from sami_nemo.endpoint import Endpoint, Message, Reply
 from sami_nemo.errors import EndpointError
 from sami_nemo.evaluate.comparisons import Comparison, comparisons, verdict
-from sami_nemo.evaluate.metrics import write_metrics
 from sami_nemo.evaluate.win_rates import win_rates
 from sami_nemo.generate.prompts import judge_prompt
 from sami_nemo.model.locate import locate
@@ -136,7 +135,6 @@ def main(config: Config, run: RunDir, iteration: int) -> None:
             "judge_dollars": round(account.dollars, 4),
         },
     )
-    write_metrics(config, run, {run.judge(iteration): directory})
 
 
 def ask_in_orders(comparison: Comparison, config: Config, seed: str) -> list[Question]:

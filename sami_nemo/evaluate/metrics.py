@@ -11,7 +11,7 @@ by_source          the same for each source (HH-RLHF's subsets), where there are
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,18 +56,11 @@ def _gain(before: Path, after: Path) -> dict[str, float | int]:
     return mean_sem([bound(row["logprobs"]) - first[row["query_id"]] for row in rows])
 
 
-def write_metrics(config: Config, run: RunDir, unfinished: Mapping[Path, Path] | None = None) -> None:
-    """Write metrics.json from the results of every evaluation and judgement that there is.
-
-    Args:
-        unfinished: where the results of the calling stage are until they are in their place.
-    """
-
-    def place(path: Path) -> Path:
-        return (unfinished or {}).get(path, path)
+def write_metrics(config: Config, run: RunDir) -> None:
+    """Write metrics.json from the results of every evaluation and judgement that there is."""
 
     def summary(path: Path) -> dict[str, Any]:
-        file = place(path) / "summary.json"
+        file = path / "summary.json"
         return read_json(file) if file.exists() else {}
 
     entries = []
@@ -76,7 +69,7 @@ def write_metrics(config: Config, run: RunDir, unfinished: Mapping[Path, Path] |
         if not entry:
             continue
         if n:
-            entry["mi_bound_gain"] = _gain(place(run.evaluation(0)), place(run.evaluation(n)))
+            entry["mi_bound_gain"] = _gain(run.evaluation(0), run.evaluation(n))
         entries.append(entry | summary(run.judge(n)))
     metrics = {"recipe": config.recipe, "seed": config.seed}
     if config.judge.method != "none":

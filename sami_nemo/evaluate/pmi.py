@@ -26,7 +26,6 @@ from sami_nemo.data.records import ContrastGroup
 from sami_nemo.data.tokenization import PromptTokenizer
 from sami_nemo.evaluate.bound import score_groups
 from sami_nemo.evaluate.comparisons import comparisons, desired_id, desired_index, evaluation_groups, verdict
-from sami_nemo.evaluate.metrics import write_metrics
 from sami_nemo.evaluate.win_rates import win_rates
 from sami_nemo.launch import stage_entry
 from sami_nemo.model.locate import locate
@@ -64,7 +63,6 @@ def main(config: Config, run: RunDir, iteration: int) -> None:
     ]
     write_jsonl(directory / "verdicts.jsonl", rows)
     write_json(directory / "summary.json", {"win_rate": win_rates(rows)})
-    write_metrics(config, run, {run.judge(iteration): directory})
 
 
 def compare(mine: float, theirs: float) -> float:

@@ -99,6 +99,19 @@ def plan_requests(
     return RequestPlan(tuple(requests), len(queries), tuple(too_long))
 
 
+def share(plan: RequestPlan, engine: int, engines: int) -> RequestPlan:
+    """The part of one of several engines: queries in a row, with all their constitutions, so that prefixes are shared.
+
+    Args:
+        engine: 0 <= engine < engines. With more engines than queries some have nothing to do.
+    """
+    queries = list(dict.fromkeys(request.query.id for request in plan.requests))
+    first, end = (len(queries) * k // engines for k in (engine, engine + 1))
+    mine = set(queries[first:end])
+    requests = tuple(request for request in plan.requests if request.query.id in mine)
+    return RequestPlan(requests, len(mine), ())
+
+
 def requests_sha256(requests: Sequence[Request]) -> str:
     """Hex SHA-256 of what is asked, in its order."""
     digest = hashlib.sha256()

@@ -1,6 +1,7 @@
-"""Stage `sample_n`: the model of iteration n answers the evaluation queries and those that iteration n+1 trains on.
+"""Stage `sample_n`, or one of `sample_n_engine_k`: the model of iteration n answers the evaluation queries and those that iteration n+1 trains on.
 
-Paper, Algorithm 1 and appendix A.1.1. Runs in the generation environment. Writes into iteration_<n>/responses/:
+Paper, Algorithm 1 and appendix A.1.1. Runs in the generation environment. Writes into iteration_<n>/responses/, or
+into iteration_<n>/engine_<k>/ where several engines share the requests (merge.py puts them together):
 
     evaluation.jsonl, training.jsonl    `Response` rows; no training.jsonl after the last iteration, nor of the
                                         instruct baseline, which answers like an iteration's model
@@ -30,6 +31,7 @@ from sami_nemo.generate.requests import (
     half_index,
     plan_requests,
     requests_sha256,
+    share,
     training_queries,
 )
 from sami_nemo.generate.response_log import ResponseLog
@@ -41,14 +43,18 @@ MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", "gene
 SECONDS_BETWEEN_REPORTS = 2.0
 
 
-def main(config: Config, run_dir: RunDir, iteration: int) -> None:
+def main(config: Config, run_dir: RunDir, iteration: int, engine: int | None = None) -> None:
     # Before the tokenizer, which imports torch.
     set_environment(config)
     model = model_of(config, run_dir, iteration)
     plans = plan_stage(config, run_dir, iteration, model)
-    output = partial(run_dir.responses(iteration))
+    if engine is None:
+        output = partial(run_dir.responses(iteration))
+    else:
+        output = partial(run_dir.engine_responses(iteration, engine))
+        plans = {name: share(plan, engine, config.generate.engines) for name, plan in plans.items()}
     open_output(output, model_record(config, model, plans))
-    write_json(output / "report.json", {name: _plan_report(plan) for name, plan in plans.items()})
+    write_report(output, plans)
     for name, plan in plans.items():
         print(f"{name}: {len(plan.requests)} requests for {plan.queries} queries, {len(plan.too_long)} too long")
     sample(config, model, plans, output)
@@ -83,8 +89,13 @@ def _read_queries(run_dir: RunDir, name: str) -> list[Query]:
     return [Query(**row) for row in read_jsonl(run_dir.queries / f"{name}.jsonl")]
 
 
-def _plan_report(plan: RequestPlan) -> dict[str, Any]:
-    return {"queries": plan.queries, "requests": len(plan.requests), "too_long": list(plan.too_long)}
+def write_report(output: Path, plans: dict[str, RequestPlan]) -> None:
+    """report.json: what was asked, and what could not be."""
+    report = {
+        name: {"queries": plan.queries, "requests": len(plan.requests), "too_long": list(plan.too_long)}
+        for name, plan in plans.items()
+    }
+    write_json(output / "report.json", report)
 
 
 def model_record(config: Config, model: Path, plans: dict[str, RequestPlan]) -> dict[str, Any]:

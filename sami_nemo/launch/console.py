@@ -85,23 +85,24 @@ class PlainView:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._progress = Progress()
-        self._printed = 0.0
+        self._progress: dict[str, Progress] = {}
+        self._printed: dict[str, float] = {}
 
     def skipped(self, stage: Stage) -> None:
         self._line(stage, "finished before")
 
     def started(self, stage: Stage, resumed: bool) -> None:
-        self._progress = Progress()
-        self._printed = time.monotonic()
+        self._progress[stage.name] = Progress()
+        self._printed[stage.name] = time.monotonic()
         self._line(stage, "goes on" if resumed else "starts")
 
     def progress(self, stage: Stage, event: dict[str, Any]) -> None:
-        self._progress.add(event)
+        progress = self._progress[stage.name]
+        progress.add(event)
         now = time.monotonic()
-        if now - self._printed >= SECONDS_BETWEEN_LINES or event["done"] == event["total"]:
-            self._printed = now
-            self._line(stage, self._progress.line())
+        if now - self._printed[stage.name] >= SECONDS_BETWEEN_LINES or event["done"] == event["total"]:
+            self._printed[stage.name] = now
+            self._line(stage, progress.line())
 
     def finished(self, stage: Stage, seconds: float) -> None:
         self._line(stage, f"finished in {duration(seconds)}")

@@ -4,34 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
-import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from sami_nemo.config import Config, dump_config, settings_of_results
+from sami_nemo.config import Config
 from sami_nemo.errors import RunDirectoryError
 from sami_nemo.launch import manifests
+from sami_nemo.launch.claim import open_run
 from sami_nemo.launch.console import View
 from sami_nemo.launch.manifests import State
+from sami_nemo.launch.slurm import check_not_queued
+from sami_nemo.launch.stage_log import EventReader, describe_exit, log_lines, log_tail
 from sami_nemo.launch.stages import Stage, command, environment_variables
 from sami_nemo.progress import EVENTS_VARIABLE
-from sami_nemo.run_dir import RunDir, partial, write_text
+from sami_nemo.run_dir import RunDir, partial
 
-LOG_TAIL_LINES = 25
-# What torch.distributed.run adds below the traceback of a failed process: forty lines without news.
-ELASTIC_EPILOGUE = "torch/distributed/elastic/multiprocessing/api.py"
-# How it tells the exit status of the process that failed first: negative is the number of a signal.
-ELASTIC_SIGNAL = re.compile(r"failed \(exitcode: (-\d+)\)")
 POLL_SECONDS = 0.2
 # Long enough for torch.distributed.run to stop its processes; they save nothing when asked to stop.
 GRACE_SECONDS = 10.0
@@ -81,206 +75,159 @@ def run_stages(
         ReviewPending: the configuration asks to stop after a stage that was just finished.
     """
     with open_run(config) as run:
-        for stage in stages:
-            state = manifests.inspect(run, stage)
-            if state is State.FINISHED:
-                view.skipped(stage)
-                continue
-            if state is State.EDITED:
-                manifests.adopt(run, stage)
-                view.skipped(stage)
-                continue
-            if state is State.TO_COMMIT:
-                manifests.complete(run, stage)
-                view.skipped(stage)
-                continue
-            if state is State.TO_START:
-                manifests.start_over(run, stage)
-            manifests.begin(run, stage)
-            view.started(stage, resumed=state is State.INTERRUPTED)
-            started = time.monotonic()
-            try:
-                run_stage(config, run, stage, view, command_of)
-                manifests.finish(run, stage, time.monotonic() - started, versions.get(stage.environment, {}))
-            except BaseException as error:
-                view.failed(stage, "stopped" if isinstance(error, KeyboardInterrupt) else "failed")
-                raise
-            view.finished(stage, time.monotonic() - started)
-            if stage.review:
-                raise ReviewPending(stage.outputs[0])
-
-
-@contextlib.contextmanager
-def open_run(config: Config) -> Iterator[RunDir]:
-    """The run's directory with its configuration, locked against other launchers.
-
-    Raises:
-        RunDirectoryError: it holds something else, or another launcher has it.
-    """
-    run = RunDir(config.run_dir)
-    try:
-        run.root.mkdir(parents=True, exist_ok=True)
-        lock = open(run.root / ".lock", "w")  # noqa: SIM115 (closed below, where errors are not of this kind)
-    except OSError as error:
-        remedy = f"cannot be made or written ({error.strerror}); choose another name= or runs_dir="
-        raise RunDirectoryError("run directory", run.root, remedy) from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            remedy = "another launcher runs it; wait for it to end or stop it"
-            raise RunDirectoryError("run directory", run.root, remedy) from None
-        claim(config, run)
+        check_not_queued(run, stages)
         stop_leftovers(run)
-        run.log("x").parent.mkdir(exist_ok=True)
-        yield run
+        for _, group in groupby(stages, key=lambda stage: stage.array):
+            to_do = [stage for stage in group if not _finished_before(run, stage, view)]
+            at_once = engines_at_once(config)
+            for first in range(0, len(to_do), at_once):
+                batch = to_do[first : first + at_once]
+                _Batch(config, run, view, versions, command_of).carry_out(batch)
+                if batch[0].review:
+                    raise ReviewPending(batch[0].outputs[0])
 
 
-def claim(config: Config, run: RunDir) -> None:
-    """Write config.yaml, or make sure that it says the same.
-
-    Raises:
-        RunDirectoryError: it differs, or the directory is not a run's.
-    """
-    if run.config.exists():
-        check_unchanged(config)
-        if run.config.read_text(encoding="utf-8") != dump_config(config):
-            write_text(run.config, dump_config(config))
-        return
-    foreign = sorted(path.name for path in run.root.iterdir() if path.name not in (".lock", partial(run.config).name))
-    if foreign:
-        remedy = f"holds {foreign[0]} but no config.yaml, so it is not a run; choose another name= or runs_dir="
-        raise RunDirectoryError("run directory", run.root, remedy)
-    write_text(run.config, dump_config(config))
+def engines_at_once(config: Config) -> int:
+    """Engines that share a stage run side by side as far as there are GPUs; on the CPU each wants all cores."""
+    if config.hardware.accelerator == "cpu":
+        return 1
+    return max(1, config.hardware.devices_per_node // config.generate.tensor_parallel)
 
 
-def check_unchanged(config: Config) -> None:
-    """Compare with the configuration that the run was started with, if there is one.
-
-    Raises:
-        RunDirectoryError: naming every key that differs, with both values.
-    """
-    run = RunDir(config.run_dir)
-    if not run.config.exists():
-        return
-    before, now = settings_of_results(_read_config(run.config)), settings_of_results(config.model_dump())
-    changes = [
-        f"{key} was {before.get(key, '(absent)')}, is {now.get(key, '(absent)')}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key, ...) != now.get(key, ...)
-    ]
-    if changes:
-        remedy = f"a run cannot change ({'; '.join(changes)}); choose another name=, or remove the directory"
-        raise RunDirectoryError("run directory", run.root, remedy)
+def _finished_before(run: RunDir, stage: Stage, view: View) -> bool:
+    """Whether nothing is left to do but what can be done at once."""
+    state = manifests.inspect(run, stage)
+    if state is State.EDITED:
+        manifests.adopt(run, stage)
+    if state is State.TO_COMMIT:
+        manifests.complete(run, stage)
+    finished = state in (State.FINISHED, State.EDITED, State.TO_COMMIT)
+    if finished:
+        view.skipped(stage)
+    return finished
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    """Without checking its keys: those of an older version differ, and are then named."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        values = None
-    if not isinstance(values, dict):
-        raise RunDirectoryError(str(path), "(damaged)", "not a configuration; choose another name=, or remove the run")
-    return values
+@dataclass
+class _Running:
+    """A stage's process."""
+
+    stage: Stage
+    process: subprocess.Popen[bytes]
+    events: EventReader
+    log_start: int
+    started: float
+    error: str | None = None
+    """The user's error that it has reported."""
+    failed: bool = False
 
 
-def run_stage(config: Config, run: RunDir, stage: Stage, view: View, command_of: CommandOf) -> None:
-    """Run one stage to its end, showing its progress.
+@dataclass(frozen=True)
+class _Batch:
+    """Stages that run side by side: one, or engines that share one's requests."""
 
-    Raises:
-        StageError: it ended with the user's error.
-        StageFailed: it ended otherwise than with 0, or without its outputs.
-    """
-    events = EventReader(run.events(stage.name))
-    with run.log(stage.name).open("ab") as log:
-        log_start = log.tell()
-        process = subprocess.Popen(
-            command_of(stage, config),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **environment_variables(stage, config), EVENTS_VARIABLE: str(events.path.resolve())},
-            start_new_session=True,
-            preexec_fn=_end_with_launcher,
-        )
-        error = None
+    config: Config
+    run: RunDir
+    view: View
+    versions: dict[str, dict[str, str]]
+    command_of: CommandOf
+
+    def carry_out(self, stages: Sequence[Stage]) -> None:
+        """Returns when all have ended well; when one fails, the others are stopped.
+
+        Raises:
+            StageError: one ended with the user's error.
+            StageFailed: one ended otherwise than with 0, or without its outputs.
+        """
+        running: list[_Running] = []
         try:
-            while process.poll() is None:
+            for slot, stage in enumerate(stages):
+                running.append(self._start(stage, slot))
+            while running:
                 time.sleep(POLL_SECONDS)
-                error = _show(events, stage, view, error)
+                for each in list(running):
+                    ended = each.process.poll() is not None
+                    self._show(each)
+                    if ended:
+                        self._end(each)
+                        running.remove(each)
+        except BaseException:
+            for each in running:
+                self.view.failed(each.stage, "failed" if each.failed else "stopped")
+            raise
         finally:
-            stop_group(process)
-    error = _show(events, stage, view, error)
-    if process.returncode == 0:
-        missing = [str(path) for path in stage.outputs if not partial(path).exists()]
-        if missing:
-            raise StageFailed(f"stage {stage.name} ended without writing {', '.join(missing)}")
-        return
-    if error is not None:
-        raise StageError(error)
-    lines = log_lines(run.log(stage.name), log_start)
-    raise StageFailed(
-        f"{log_tail(lines)}\nstage {stage.name} {describe_exit(process.returncode, lines)}; the whole log is "
-        f"{run.log(stage.name)}; the same command goes on from here"
-    )
+            for each in running:
+                stop_group(each.process)
+
+    def _start(self, stage: Stage, slot: int) -> _Running:
+        resumed = manifests.inspect(self.run, stage) is State.INTERRUPTED
+        if not resumed:
+            manifests.start_over(self.run, stage)
+        manifests.begin(self.run, stage)
+        self.view.started(stage, resumed)
+        events = EventReader(self.run.events(stage.name))
+        variables = {
+            **environment_variables(stage, self.config),
+            EVENTS_VARIABLE: str(events.path.resolve()),
+            **_gpus_of(stage, slot, self.config),
+        }
+        with self.run.log(stage.name).open("ab") as log:
+            start = log.tell()
+            process = subprocess.Popen(
+                self.command_of(stage, self.config),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **variables},
+                start_new_session=True,
+                preexec_fn=_end_with_launcher,
+            )
+        return _Running(stage, process, events, start, time.monotonic())
+
+    def _show(self, running: _Running) -> None:
+        """Pass new events on; keep the first error that the stage reports."""
+        for event in running.events.new():
+            if "error" in event:
+                running.error = running.error or str(event["error"])
+            else:
+                self.view.progress(running.stage, event)
+        self.view.refresh()
+
+    def _end(self, running: _Running) -> None:
+        """Finish a stage whose process has ended, or raise what it failed with."""
+        stage, seconds = running.stage, time.monotonic() - running.started
+        stop_group(running.process)
+        self._show(running)
+        error = self._error_of(running)
+        if error is not None:
+            running.failed = True
+            manifests.record_failure(self.run, stage, str(error))
+            raise error
+        manifests.finish(self.run, stage, seconds, self.versions.get(stage.environment, {}))
+        self.view.finished(stage, seconds)
+
+    def _error_of(self, running: _Running) -> StageError | StageFailed | None:
+        stage, status = running.stage, running.process.returncode
+        if status == 0:
+            missing = [str(path) for path in stage.outputs if not partial(path).exists()]
+            return StageFailed(f"stage {stage.name} ended without writing {', '.join(missing)}") if missing else None
+        if running.error is not None:
+            return StageError(running.error)
+        log = self.run.log(stage.name)
+        lines = log_lines(log, running.log_start)
+        return StageFailed(
+            f"{log_tail(lines)}\nstage {stage.name} {describe_exit(status, lines)}; the whole log is {log}; the same "
+            "command goes on from here"
+        )
 
 
-def _show(events: EventReader, stage: Stage, view: View, error: str | None) -> str | None:
-    """Pass new events on; returns `error`, or else the first one that the stage reported, if any."""
-    for event in events.new():
-        if "error" in event:
-            error = error or str(event["error"])
-        else:
-            view.progress(stage, event)
-    view.refresh()
-    return error
-
-
-class EventReader:
-    """Follows an events file from its present end."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._offset = path.stat().st_size if path.exists() else 0
-        self._torn = b""
-
-    def new(self) -> list[dict[str, Any]]:
-        """Whole lines that were appended since the last call; a damaged line is passed over."""
-        if not self.path.exists():
-            return []
-        with self.path.open("rb") as file:
-            file.seek(self._offset)
-            text = file.read()
-        self._offset += len(text)
-        *lines, self._torn = (self._torn + text).split(b"\n")
-        events = []
-        for line in lines:
-            with contextlib.suppress(ValueError):
-                events.append(json.loads(line))
-        return [event for event in events if isinstance(event, dict)]
-
-
-def log_lines(log: Path, start: int) -> list[str]:
-    """What was printed after byte `start`."""
-    with log.open("rb") as file:
-        file.seek(start)
-        return file.read().decode(errors="replace").splitlines()
-
-
-def describe_exit(status: int, lines: list[str]) -> str:
-    """In words. A process that the kernel kills for its memory prints nothing, so the signal is all there is to see."""
-    first = next((int(match[1]) for match in map(ELASTIC_SIGNAL.search, lines) if match), status)
-    if first >= 0:
-        return f"failed with exit status {status}"
-    name = signal.Signals(-first).name
-    return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
-
-
-def log_tail(lines: list[str]) -> str:
-    """The last lines before torch.distributed.run's own."""
-    cut = next((index for index, line in enumerate(lines) if ELASTIC_EPILOGUE in line), len(lines))
-    return "\n".join(lines[:cut][-LOG_TAIL_LINES:])
+def _gpus_of(stage: Stage, slot: int, config: Config) -> dict[str, str]:
+    """The GPUs of one of several engines that run side by side, as a variable."""
+    if stage.engine is None or config.hardware.accelerator == "cpu":
+        return {}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = visible.split(",") if visible else [str(gpu) for gpu in range(config.hardware.devices_per_node)]
+    size = config.generate.tensor_parallel
+    return {"CUDA_VISIBLE_DEVICES": ",".join(gpus[slot * size : (slot + 1) * size])}
 
 
 def _end_with_launcher() -> None:

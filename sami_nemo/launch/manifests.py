@@ -86,13 +86,46 @@ def start_over(run: RunDir, stage: Stage) -> None:
         _remove(partial(path))
 
 
-def begin(run: RunDir, stage: Stage) -> None:
-    """Note what the attempt that starts now is made from; give an interrupted one its outputs back."""
+def begin(run: RunDir, stage: Stage, job: str | None = None) -> None:
+    """Note what the attempt that starts now is made from, and where its log starts; give an interrupted one its outputs
+    back.
+
+    Args:
+        job: of Slurm, whose earlier failures still count.
+    """
     for path in stage.outputs:
         if path.exists():
             _remove(partial(path))
             path.rename(partial(path))
-    write_json(attempt_path(run, stage), {"made_from": made_from(run, stage)})
+    if job is None or read_failure(run, stage).get("job") != job:
+        failure_path(run, stage).unlink(missing_ok=True)
+    starts = {"log": _size(run.log(stage.name)), "events": _size(run.events(stage.name))}
+    write_json(attempt_path(run, stage), {"made_from": made_from(run, stage), **starts})
+
+
+def log_starts(run: RunDir, stage: Stage) -> tuple[int, int]:
+    """Bytes of the log and of the events that earlier attempts have left."""
+    attempt = _read(attempt_path(run, stage))
+    return attempt.get("log", 0), attempt.get("events", 0)
+
+
+def record_failure(run: RunDir, stage: Stage, message: str, job: str | None = None, failures: int = 1) -> None:
+    """Note how an attempt failed, for people who ask later.
+
+    Args:
+        job: of Slurm.
+        failures: of this job, with this one.
+    """
+    write_json(failure_path(run, stage), {"job": job, "failures": failures, "message": message})
+
+
+def read_failure(run: RunDir, stage: Stage) -> dict[str, Any]:
+    """How the latest attempt failed, as `record_failure` wrote it; empty if it did not."""
+    return _read(failure_path(run, stage))
+
+
+def failure_path(run: RunDir, stage: Stage) -> Path:
+    return run.manifest(f"{stage.name}.failure")
 
 
 def finish(run: RunDir, stage: Stage, wall_seconds: float, versions: dict[str, str]) -> None:
@@ -112,6 +145,7 @@ def complete(run: RunDir, stage: Stage) -> None:
     finished = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     write_json(run.manifest(stage.name), {"stage": stage.name, **record, "finished": finished, "outputs": outputs})
     attempt_path(run, stage).unlink()
+    failure_path(run, stage).unlink(missing_ok=True)
 
 
 def adopt(run: RunDir, stage: Stage) -> None:
@@ -128,6 +162,10 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _files(stage: Stage) -> Iterator[Path]:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
-import subprocess
+import socket
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from sami_nemo.config import Config, is_loopback
 from sami_nemo.config_checks import Geometry, read_geometry
 from sami_nemo.data.loaders import local_files
 from sami_nemo.errors import CheckpointError, EnvironmentMismatch, UserError
-from sami_nemo.launch.stages import ROOT, python
+from sami_nemo.launch.gpus import check_gpu_stack, describe_gpus, run
+from sami_nemo.launch.hub import check_hub
+from sami_nemo.launch.slurm import check_slurm
+from sami_nemo.launch.slurm_script import image_of, job_settings, jobs_of
+from sami_nemo.launch.stages import ROOT, Stage, plan, python
+from sami_nemo.model.locate import HUB_NAME
 
 GIB = 2**30
+ENVIRONMENTS = ("train", "generate")
 # Each check takes a fraction of a second; only a program that hangs, or a machine that is very busy, comes near this.
 TIMEOUT_SECONDS = 60
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # Feed-forward width over hidden size (3.5 in Mistral and Mixtral) and vocabulary: for an estimate of the disk.
 FEED_FORWARD_RATIO = 3.5
 VOCABULARY = 32_000
@@ -30,31 +36,39 @@ DISK_FOR_TEXT = 1 * GIB
 
 
 def preflight(config: Config) -> tuple[list[UserError], dict[str, dict[str, str]]]:
-    """Look at this machine without changing anything.
+    """Look at this machine, or at the cluster from its login node, without changing anything.
 
     Returns:
-        Everything that would make the run fail, and the package versions of each environment.
+        Everything that would make the run fail, and the package versions of each environment that is used here.
     """
-    problems, versions = check_environments(config)
-    problems += check_devices(config)
+    stages = plan(config)
+    in_images = {stage.environment for stage in stages if image_of(config, stage) is not None}
+    problems, versions = check_environments(config, [name for name in ENVIRONMENTS if name not in in_images])
+    if config.cluster.scheduler == "slurm":
+        problems += check_slurm(config, jobs_of(config, stages))
+    else:
+        problems += check_nodes(config) + check_devices(config)
     problems += check_model(config)
     problems += check_data(config)
+    problems += check_hub(config)
     problems += check_keys(config)
     problems += check_disk(config)
     return problems, versions
 
 
-def check_environments(config: Config) -> tuple[list[UserError], dict[str, dict[str, str]]]:
-    """Both environments exist and have the pinned packages; the trackers that are configured are installed."""
+def check_environments(
+    config: Config, names: Sequence[str] = ENVIRONMENTS
+) -> tuple[list[UserError], dict[str, dict[str, str]]]:
+    """The environments exist and have the pinned packages; the trackers that are configured are installed."""
     problems: list[UserError] = []
     versions: dict[str, dict[str, str]] = {}
-    for environment in ("train", "generate"):
+    for environment in names:
         interpreter = python(environment)
         if not interpreter.exists():
             remedy = f"no such file; run `python3 tools/setup_environments.py {environment}`"
             problems.append(EnvironmentMismatch(f"{environment} environment", interpreter, remedy))
             continue
-        status, output, error = _run([str(interpreter), "-m", "sami_nemo.versions", environment])
+        status, output, error = run([str(interpreter), "-m", "sami_nemo.versions", environment], TIMEOUT_SECONDS, ROOT)
         if status == 0:
             versions[environment] = json.loads(output)
         else:
@@ -81,46 +95,53 @@ def _check_trackers(config: Config) -> list[UserError]:
         if not value:
             continue
         find = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({package!r}) is None)"
-        if _run([str(python("train")), "-c", find])[0] != 0:
+        if run([str(python("train")), "-c", find], TIMEOUT_SECONDS)[0] != 0:
             remedy = f"the package {package} is not installed; run `{python('train')} -m pip install {package}`"
             problems.append(EnvironmentMismatch(field, value, remedy))
     return problems
 
 
-def check_devices(config: Config) -> list[UserError]:
-    """GPUs in number and memory, and no more nodes than this one."""
+def check_devices(config: Config, count: int | None = None) -> list[UserError]:
+    """This machine has the GPUs, in number and memory, and torch can use them.
+
+    Args:
+        count: GPUs that are needed; all of a node if not given.
+    """
     hardware = config.hardware
-    if hardware.accelerator == "cpu" and hardware.nodes == 1:
+    if hardware.accelerator == "cpu":
         return []
-    if hardware.accelerator == "gpu":
-        memory = f" with {hardware.gpu_memory_gib} GiB or more" if hardware.gpu_memory_gib else ""
-        needs = f"{hardware.nodes} x {hardware.devices_per_node} GPUs{memory}"
-        found, enough = describe_gpus(hardware.devices_per_node, hardware.gpu_memory_gib or 0)
-    else:
-        needs, found, enough = f"{hardware.nodes} nodes", "CPUs", True
-    if enough and hardware.nodes == 1:
-        return []
-    # This launcher starts processes here only; dry_run=true shows the command of each node.
-    several_nodes = "a run on several nodes cannot be started yet; choose"
-    advice = "run it on such a machine, or choose" if hardware.nodes == 1 else several_nodes
+    count = count or hardware.devices_per_node
+    found, enough = describe_gpus(count, hardware.gpu_memory_gib or 0)
+    if enough:
+        return check_gpu_stack(python("train"))
+    memory = f" with {hardware.gpu_memory_gib} GiB or more" if hardware.gpu_memory_gib else ""
     remedy = (
-        f"{config.recipe} needs {needs}; found one node with {found}; {advice} hardware "
-        "(hardware=NAME, see conf/hardware) and parallel layout that fit"
+        f"{config.recipe} needs {hardware.nodes} x {count} GPUs{memory}; found one node with {found}; run it on such a "
+        "machine (cluster=slurm submits it), or choose hardware (hardware=NAME, see conf/hardware) and parallel layout "
+        "that fit"
     )
     return [EnvironmentMismatch("hardware", hardware.name, remedy)]
 
 
-def describe_gpus(count: int, memory_gib: int) -> tuple[str, bool]:
-    """This machine's GPUs in words, and whether at least `count` of them have `memory_gib`."""
-    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-    status, output, _ = _run(query)
-    gpus = [line.rsplit(",", 1) for line in output.splitlines() if "," in line] if status == 0 else []
+def check_nodes(config: Config) -> list[UserError]:
+    """This launcher starts processes on one machine; Slurm starts them on several."""
+    if config.cluster.scheduler != "local" or config.hardware.nodes == 1:
+        return []
+    remedy = f"runs on one machine, and {config.recipe} asks for hardware.nodes={config.hardware.nodes}; choose cluster=slurm"
+    return [EnvironmentMismatch("cluster", config.cluster.name, remedy)]
+
+
+def check_node(config: Config, stage: Stage) -> list[UserError]:
+    """Whether the node that a job has landed on can carry out its stage, asked in the stage's environment."""
+    gpus = job_settings(config, stage).gpus_per_node
     if not gpus:
-        reason = "nvidia-smi is not installed" if shutil.which("nvidia-smi") is None else "nvidia-smi lists none"
-        return f"no GPU ({reason})", False
-    sizes = [int(mib) / 1024 if mib.strip().isdigit() else 0.0 for _, mib in gpus]
-    words = ", ".join(f"{name.strip()} {size:.0f} GiB" for (name, _), size in zip(gpus, sizes, strict=True))
-    return f"{len(gpus)} GPUs ({words})", sum(size >= memory_gib for size in sizes) >= count
+        return []
+    found, enough = describe_gpus(gpus, config.hardware.gpu_memory_gib or 0)
+    if enough:
+        return check_gpu_stack(Path(sys.executable))
+    memory = f" with {config.hardware.gpu_memory_gib} GiB or more" if config.hardware.gpu_memory_gib else ""
+    remedy = f"{stage.name} needs {gpus} GPUs{memory}; {socket.gethostname()} has {found}; see cluster.{stage.kind}"
+    return [EnvironmentMismatch("node", socket.gethostname(), remedy)]
 
 
 def check_model(config: Config) -> list[UserError]:
@@ -192,12 +213,3 @@ def estimate_parameters(geometry: Geometry) -> int:
     # Queries and output are square; keys and values are much smaller with grouped queries.
     attention = 2.5 * hidden**2
     return round(layers * (feed_forward + attention) + 2 * VOCABULARY * hidden)
-
-
-def _run(command: list[str]) -> tuple[int, str, str]:
-    """Exit status, stdout and stderr; a program that is missing or hangs counts as failed."""
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return 1, "", str(error)
-    return done.returncode, done.stdout, done.stderr

@@ -31,8 +31,10 @@ class Stage:
     name: str
     environment: Literal["train", "generate"]
     module: str
-    """Run as `python -m MODULE --run-dir DIR [--iteration N]`."""
+    """Run as `python -m MODULE --run-dir DIR [--iteration N] [--engine K]`."""
     iteration: int | None = None
+    engine: int | None = None
+    """Which of several engines that share its work; stages that differ in nothing else may run at the same time."""
     inputs: tuple[str, ...] = ()
     """Names of the stages whose outputs it reads."""
     outputs: tuple[Path, ...] = ()
@@ -49,6 +51,16 @@ class Stage:
     """A person may edit its outputs; the run goes on from them as they are."""
     review: bool = False
     """Stop the run when it is finished, for a person to look at its first output."""
+
+    @property
+    def kind(self) -> str:
+        """Its name without numbers: train, sample, …"""
+        return self.name.partition("_")[0]
+
+    @property
+    def array(self) -> str:
+        """The name that all engines of a stage share; else its own."""
+        return self.name if self.engine is None else self.name.rpartition("_engine_")[0]
 
 
 def plan(config: Config) -> list[Stage]:
@@ -83,7 +95,7 @@ def plan(config: Config) -> list[Stage]:
         ),
     ]
     if config.evaluate.instruct is not None:
-        stages += _answers(run, INSTRUCT, "model")
+        stages += _answers(config, run, INSTRUCT, "model")
     for n in range(config.iterations + 1):
         stages += _iteration(config, run, n)
     return stages
@@ -112,25 +124,28 @@ def _iteration(config: Config, run: RunDir, n: int) -> list[Stage]:
                 distributed=True,
             )
         )
-    stages += _answers(run, n, f"train_{n}" if n else "model")
+    stages += _answers(config, run, n, f"train_{n}" if n else "model")
     instruct = config.evaluate.instruct is not None
     judged = config.judge.method != "none" and (n > 0 or instruct)
     if judged:
         baselines = [*(["evaluate_0"] if n else []), *(["evaluate_instruct"] if instruct else [])]
-        # By the proxy, the baseline's responses are scored once, at iteration 0.
-        scores = ["judge_0"] if n and instruct else []
+        # One after the other: they share the budget and the cache of replies. By the proxy, the baseline's responses
+        # are scored once, at iteration 0.
+        first = n == (0 if instruct else 1)
         stages.append(
             Stage(
                 f"judge_{n}",
                 *_judge(config),
                 iteration=n,
-                inputs=(f"evaluate_{n}", *baselines, *scores),
+                inputs=(f"evaluate_{n}", *baselines, *([] if first else [f"judge_{n - 1}"])),
                 outputs=(run.judge(n),),
                 distributed=config.judge.method == "pmi",
             )
         )
-    # Rewrites one page that grows with the run, so it is no output of its own.
-    inputs = (f"judge_{n}" if judged else f"evaluate_{n}",)
+    # Rewrites metrics.json and one page, which grow with the run, so they are no outputs of its own. One report comes
+    # after the other: what else runs at the same time on a cluster does not write these.
+    before = f"report_{n - 1}" if n else "evaluate_instruct" if instruct else None
+    inputs = (f"judge_{n}" if judged else f"evaluate_{n}", *([before] if before else []))
     stages.append(Stage(f"report_{n}", "train", "sami_nemo.report.write", iteration=n, inputs=inputs))
     return stages
 
@@ -142,28 +157,22 @@ def _judge(config: Config) -> tuple[Literal["train", "generate"], str]:
     return "generate", "sami_nemo.evaluate.judge"
 
 
-def _answers(run: RunDir, n: int, model: str) -> list[Stage]:
+def _answers(config: Config, run: RunDir, n: int, model: str) -> list[Stage]:
     """Sampling and evaluation of one model: of iteration n, or the instruct baseline.
 
     Args:
         model: the stage that makes it.
     """
     name = "instruct" if n == INSTRUCT else str(n)
+    stages = _sampling(config, run, n, model, name)
     return [
-        Stage(
-            f"sample_{name}",
-            "generate",
-            "sami_nemo.generate.sample",
-            iteration=n,
-            inputs=("principles", "queries", model),
-            outputs=(run.responses(n),),
-        ),
+        *stages,
         Stage(
             f"groups_{name}",
             "train",
             "sami_nemo.data.groups",
             iteration=n,
-            inputs=("queries", model, f"sample_{name}"),
+            inputs=("queries", model, stages[-1].name),
             outputs=(run.groups(n),),
             tokenizer_only=True,
         ),
@@ -172,12 +181,40 @@ def _answers(run: RunDir, n: int, model: str) -> list[Stage]:
             "train",
             "sami_nemo.evaluate.bound",
             iteration=n,
-            # metrics.json holds the earlier iterations, too.
-            inputs=(model, f"groups_{name}", *([f"evaluate_{n - 1}"] if n > 0 else [])),
+            inputs=(model, f"groups_{name}"),
             outputs=(run.evaluation(n),),
             distributed=True,
         ),
     ]
+
+
+def _sampling(config: Config, run: RunDir, n: int, model: str, name: str) -> list[Stage]:
+    """One engine that answers all requests, or several that share them and a stage that puts their answers together."""
+    inputs, module = ("principles", "queries", model), "sami_nemo.generate.sample"
+    if config.generate.engines == 1:
+        return [Stage(f"sample_{name}", "generate", module, iteration=n, inputs=inputs, outputs=(run.responses(n),))]
+    engines = [
+        Stage(
+            f"sample_{name}_engine_{k}",
+            "generate",
+            module,
+            iteration=n,
+            engine=k,
+            inputs=inputs,
+            outputs=(run.engine_responses(n, k),),
+        )
+        for k in range(config.generate.engines)
+    ]
+    merge = Stage(
+        f"merge_{name}",
+        "generate",
+        "sami_nemo.generate.merge",
+        iteration=n,
+        inputs=("principles", "queries", model, *(engine.name for engine in engines)),
+        outputs=(run.responses(n),),
+        tokenizer_only=True,
+    )
+    return [*engines, merge]
 
 
 def python(environment: str) -> Path:
@@ -200,6 +237,8 @@ def command(stage: Stage, config: Config) -> list[str]:
     words += ["-m", stage.module, "--run-dir", str(config.run_dir)]
     if stage.iteration is not None:
         words += ["--iteration", "instruct" if stage.iteration == INSTRUCT else str(stage.iteration)]
+    if stage.engine is not None:
+        words += ["--engine", str(stage.engine)]
     return words
 
 

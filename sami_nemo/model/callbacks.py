@@ -17,7 +17,7 @@ from sami_nemo.config import Config
 from sami_nemo.data.contrast_module import ContrastDataModule
 from sami_nemo.errors import TrainingDiverged
 from sami_nemo.model.sami_model import SamiModel, ScoreReduction
-from sami_nemo.progress import report
+from sami_nemo.progress import report, stop_requested
 from sami_nemo.run_dir import read_jsonl, write_jsonl
 
 
@@ -38,7 +38,7 @@ class BaseReference(pl.Callback):
 
 
 class Checkpoints(pl.Callback):
-    """Saves the training state every few steps and at the end, and resumes from the newest.
+    """Saves the training state every few steps, at the end, and when asked to stop; resumes from the newest.
 
     Lightning counts the steps of this process; `resumed` are those of earlier ones.
     """
@@ -55,7 +55,12 @@ class Checkpoints(pl.Callback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = self.resumed + trainer.global_step
-        if step % self.every == 0 or step == self.total:
+        # Rank 0 decides: the others may look a moment earlier or later.
+        stop = torch.tensor(float(stop_requested())).cuda()
+        torch.distributed.broadcast(stop, 0)
+        if stop.item() and step < self.total:
+            trainer.should_stop = True
+        if step % self.every == 0 or step == self.total or stop.item():
             save_training_state(trainer.optimizers[0], self.directory, step)
 
 
@@ -77,8 +82,9 @@ class FiniteCheck(pl.Callback):
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         step = trainer.global_step
+        # The largest absolute value, because isfinite makes copies: 6 bytes for each of the rank's parameters.
         finite = all(
-            bool(torch.isfinite(buffer.grad_data).all())
+            bool(torch.isfinite(torch.linalg.vector_norm(buffer.grad_data, ord=math.inf)))
             for chunk in trainer.strategy.model
             for buffer in (*chunk.module.buffers, *chunk.module.expert_parallel_buffers)
         )

@@ -149,6 +149,9 @@ def cpu_backend() -> Iterator[None]:
         # The CUDA RNG states that the training tracker keeps do not exist here. Its inference form forks
         # nothing, which changes no number: dropout is 0 and weights are loaded, not drawn.
         tensor_parallel_random.initialize_rng_tracker(inference_rng_tracker=True, force_reset=True)
+        # Activation checkpointing saves and restores that state, too.
+        stack.enter_context(_replaced(tensor_parallel_random, "_get_cuda_rng_state", _nothing))
+        stack.enter_context(_replaced(tensor_parallel_random, "_set_cuda_rng_state", _nothing))
         # megatron-core 0.15 uses this name without defining it where Transformer Engine is absent.
         stack.enter_context(_replaced(moe_utils, "te_general_gemm", None))
         stack.enter_context(_replaced(token_dispatcher, "maybe_move_tensor_to_cpu", _split_sizes_to_host))

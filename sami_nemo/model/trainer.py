@@ -53,7 +53,7 @@ def build_trainer(
     """A trainer for `max_steps` gradient steps, or for `test` without optimizers."""
     train, hardware = config.train, config.hardware
     in_fp32 = train.precision == "fp32"
-    reduce_in_fp32 = in_fp32 or train.master_weights == "fp32"
+    reduce_in_fp32 = train.gradient_type == "fp32"
     strategy = nl.MegatronStrategy(
         tensor_model_parallel_size=train.tensor_parallel,
         pipeline_model_parallel_size=train.pipeline_parallel,

@@ -1,4 +1,4 @@
-"""Stage `report_n`: the run in figures, from whatever of it is finished.
+"""Stage `report_n`: metrics.json and the run in figures, from whatever of it is finished.
 
 Writes into report/, anew after every iteration:
 
@@ -14,6 +14,7 @@ import io
 from pathlib import Path
 
 from sami_nemo.config import Config
+from sami_nemo.evaluate.metrics import write_metrics
 from sami_nemo.launch import stage_entry
 from sami_nemo.report.figures import Chart, charts_of, png, svg
 from sami_nemo.report.page import render, report_page
@@ -22,6 +23,7 @@ from sami_nemo.run_dir import RunDir, write_bytes, write_text
 
 
 def main(config: Config, run: RunDir, iteration: int) -> None:
+    write_metrics(config, run)
     write_report(run)
     print(f"report after iteration {iteration}: {run.report / 'index.html'}")
 

@@ -48,6 +48,7 @@ VALID: dict[str, Any] = {
     "evaluate": {},
     "logger": {},
     "hardware": {"name": "node", "accelerator": "gpu", "devices_per_node": 8},
+    "cluster": {"name": "site", "scheduler": "slurm"},
 }
 DENSE = {"model.architecture": "mistral", "model.num_experts": None, "train.expert_parallel": 1}
 
@@ -125,6 +126,14 @@ def test_accepts_what_works() -> None:
         # 128 for the query, 300 for the rest of the prompt, 64 for the response.
         ({"generate.max_model_len": 491}, "generate.max_model_len", "491", "set at least 492"),
         ({"generate.tensor_parallel": 3}, "generate.tensor_parallel", "3", "must divide the 8 attention heads"),
+        ({"cluster.train": {"time": "soon"}}, "cluster.train.time", "soon", "hours:minutes:seconds"),
+        ({"cluster.default": {"time": "10"}}, "cluster.default.time", "10", "twice cluster.signal_seconds=300"),
+        (
+            {"cluster.default": {"time": "1-0"}, "cluster.signal_seconds": 43_200},
+            "cluster.default.time",
+            "1-0",
+            "twice",
+        ),
         (
             {"generate.tensor_parallel": 8, "hardware.devices_per_node": 4},
             "generate.tensor_parallel",

@@ -57,11 +57,26 @@ def test_dry_run_needs_no_heavy_package_and_writes_nothing(recipe: str, tmp_path
     # Principles, model, queries; sampling, groups, bound, report of iteration 0; training and judge besides of each
     # iteration. A baseline is sampled and evaluated like an iteration, and base and baseline are compared.
     baseline = config.evaluate.instruct is not None
-    assert len(commands) == 3 + 4 + 6 * config.iterations + (4 if baseline else 0)
+    # Engines that share the requests need a merge.
+    sampling = config.generate.engines + 1 if config.generate.engines > 1 else 1
+    models = 1 + config.iterations + baseline
+    assert len(commands) == 3 + sampling * models + 3 + 5 * config.iterations + (3 if baseline else 0)
     devices = config.hardware.devices_per_node
     # Bound and training, and the proxy judge, in the layout of training.
     distributed = 1 + (3 if config.judge.method == "pmi" else 2) * config.iterations + baseline
     assert sum(f"--nproc-per-node={devices} " in line for line in commands) == distributed
+
+
+def test_job_scripts_need_no_heavy_package_either(tmp_path: Path) -> None:
+    blocker, work = tmp_path / "blocker", tmp_path / "work"
+    blocker.mkdir()
+    work.mkdir()
+    (blocker / "sitecustomize.py").write_text(BLOCKER)
+    words = ("recipe=sami_mixtral", "cluster=slurm", "dry_run=true")
+    done = launch(work, *words, environment={"PYTHONPATH": str(blocker)})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("\n---\n# sbatch --parsable ") > 20
+    assert list(work.iterdir()) == []
 
 
 def test_the_blocker_blocks(tmp_path: Path) -> None:

@@ -18,9 +18,11 @@ from rich.console import Console
 
 from sami_nemo.compose import compose
 from sami_nemo.errors import RunDirectoryError
+from sami_nemo.launch.claim import check_unchanged, open_run
 from sami_nemo.launch.console import LiveView, PlainView, Progress, duration, print_results
-from sami_nemo.launch.local_runner import EventReader, StageError, StageFailed, check_unchanged, open_run, run_stages
+from sami_nemo.launch.local_runner import StageError, StageFailed, run_stages
 from sami_nemo.launch.manifests import config_sha256
+from sami_nemo.launch.stage_log import EventReader
 from sami_nemo.launch.stages import Stage
 from sami_nemo.progress import EVENTS_VARIABLE
 from sami_nemo.run_dir import RunDir, read_json, sha256_file, write_json, write_text

@@ -1,0 +1,207 @@
+"""Whole runs on a real two-node Slurm: they end with the weights of a run on one machine, whatever happens on the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sami_nemo.run_dir import read_json, read_jsonl, sha256_file
+from tests.slurm.two_nodes import TwoNodes
+
+pytestmark = pytest.mark.slow
+
+REPOSITORY = Path(__file__).parents[2]
+# A run of one iteration takes about 3 minutes on two idle cores.
+TIMEOUT = 900
+# Steps enough to be caught in the middle; nothing saves between them unless asked to.
+EXPERIMENT = ("iterations=1", "judge=none", "train.batches=8", "train.checkpoint_every=100")
+# Two engines share the sampling; a tensor-parallel pair trains. One thread each, as two processes have two cores.
+LAYOUT = ("generate.engines=2", "train.tensor_parallel=2", "hardware.threads_per_process=1")
+ONE_MACHINE = ("hardware.devices_per_node=2",)
+# Both nodes are this machine, whose name need not resolve.
+TWO_NODES = (
+    "cluster=slurm",
+    "hardware.nodes=2",
+    "cluster.default.environment.PET_LOCAL_ADDR=127.0.0.1",
+    "cluster.default.environment.GLOO_SOCKET_IFNAME=lo",
+)
+
+
+class Run:
+    """A run of the debug recipe below `directory`, and the commands that a user gives."""
+
+    def __init__(self, slurm: TwoNodes, directory: Path, name: str, *words: str) -> None:
+        self.slurm = slurm
+        self.root = directory / name
+        self._directory = directory
+        places = (f"runs_dir={directory}", f"model.path={directory}/tiny-random", f"name={name}")
+        self._words = ("recipe=sami_debug", *places, *EXPERIMENT, *LAYOUT, *words)
+
+    def launch(self, *more: str, status: int = 0) -> str:
+        command = [sys.executable, str(REPOSITORY / "launcher_scripts" / "main.py"), *self._words, *more]
+        environment = os.environ | self.slurm.environment
+        done = subprocess.run(
+            command, cwd=self._directory, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
+        )
+        assert done.returncode == status, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        return done.stdout
+
+    def wait_until(self, holds: Callable[[], bool], what: str, pause: float = 0.5) -> None:
+        deadline = time.monotonic() + TIMEOUT
+        while not holds():
+            assert time.monotonic() < deadline, f"{what} never came\n{self.status()}"
+            assert not self.failed(), self.status()
+            time.sleep(pause)
+
+    def status(self) -> str:
+        return self.launch("action=status", status=1 if self.failed() else 0)
+
+    def failed(self) -> bool:
+        """Whether nothing is left to happen, and the last stage is not finished."""
+        return not self.queue() and not self.finished("report_1")
+
+    def finished(self, stage: str) -> bool:
+        return (self.root / "manifests" / f"{stage}.json").exists()
+
+    def queue(self) -> dict[str, str]:
+        """Slurm's state by job id, of all jobs."""
+        return dict(line.split() for line in self.slurm.run("squeue", "-h", "-r", "-o", "%i %T").splitlines())
+
+    def job(self, stage: str) -> str:
+        return read_json(self.root / "jobs" / "jobs.json")[stage]
+
+    def restarts(self, stage: str) -> int:
+        fields = self.slurm.run("scontrol", "show", "job", self.job(stage)).split()
+        return int(next(field for field in fields if field.startswith("Restarts=")).removeprefix("Restarts="))
+
+    def steps(self) -> int:
+        """Training steps that are logged."""
+        files = [self.root / "iteration_1" / place / "steps.jsonl" for place in ("train.partial", "train")]
+        return max(len(read_jsonl(file)) if file.exists() else 0 for file in files)
+
+    def weights(self) -> str:
+        return sha256_file(self.root / "iteration_1" / "hf" / "model.safetensors")
+
+    def processes(self, *words: str) -> list[int]:
+        """Processes of the run's stages, or those whose command line has all of `words`."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                mine = f"SAMI_EVENTS={self.root}".encode() in (entry / "environ").read_bytes()
+                command = (entry / "cmdline").read_text(errors="replace")
+            except OSError:
+                continue
+            if mine and all(word in command for word in words):
+                found.append(int(entry.name))
+        return found
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory, generate_python: Path) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def one_machine(slurm: TwoNodes, directory: Path) -> Run:
+    """The same layout without Slurm."""
+    run = Run(slurm, directory, "one_machine", *ONE_MACHINE)
+    run.launch()
+    return run
+
+
+def test_two_nodes_end_with_the_weights_of_one_machine(slurm: TwoNodes, directory: Path, one_machine: Run) -> None:
+    run = Run(slurm, directory, "two_nodes", *TWO_NODES)
+    printed = run.launch()
+    assert "16 of 16 stages submitted" in printed and "action=status" in printed
+    assert len(run.queue()) > 10, "the launcher returns while its jobs wait"
+    run.wait_until(lambda: run.finished("report_1"), "the end")
+
+    assert run.weights() == one_machine.weights()
+    bound = [entry["mi_bound"] for entry in read_json(run.root / "metrics.json")["iterations"]]
+    assert bound == [entry["mi_bound"] for entry in read_json(one_machine.root / "metrics.json")["iterations"]]
+    fields = slurm.run("scontrol", "show", "job", run.job("train_1")).split()
+    assert {"NumNodes=2", "NodeList=n[1-2]", "JobState=COMPLETED", "Restarts=0"} <= set(fields)
+    first, second = run.job("sample_0_engine_0"), run.job("sample_0_engine_1")
+    assert (first, second) == (f"{first[:-2]}_0", f"{first[:-2]}_1"), "one array of two"
+    answered = [len(read_jsonl(run.root / "iteration_0" / f"engine_{k}" / "evaluation.jsonl")) for k in (0, 1)]
+    assert answered == [8, 8]
+    assert "16 finished" in run.status()
+    assert "0 of 16 stages submitted" in run.launch()
+
+
+def test_disturbed_it_ends_with_the_same_weights(slurm: TwoNodes, directory: Path, one_machine: Run) -> None:
+    run = Run(slurm, directory, "disturbed", *TWO_NODES)
+    run.launch()
+
+    sampled = run.root / "iteration_0" / "engine_0.partial" / "evaluation.jsonl"
+    run.wait_until(lambda: sampled.exists(), "sampling", pause=0.01)
+    slurm.run("scontrol", "requeue", run.job("sample_0_engine_0"))
+
+    # As Slurm does ahead of a time limit.
+    run.wait_until(lambda: run.steps() >= 1, "the first step", pause=0.01)
+    slurm.run("scancel", "--batch", "--signal=USR1", run.job("train_1"))
+    run.wait_until(lambda: run.restarts("train_1") == 1, "the requeue after the signal")
+    saved = run.steps()
+    assert 1 <= saved < 8
+    assert f"saved at step {saved} of 8" in (run.root / "logs" / "train_1.log").read_text()
+
+    # A worker dies in the middle of a step; the job is queued again by itself.
+    run.wait_until(lambda: run.steps() > saved, "a step after the restart", pause=0.01)
+    workers = run.processes("sami_nemo.train", "--iteration")
+    os.kill(max(workers), signal.SIGKILL)
+    run.wait_until(lambda: run.finished("report_1"), "the end")
+
+    assert run.restarts("sample_0_engine_0") == 1
+    assert run.restarts("train_1") == 2
+    log = (run.root / "logs" / "train_1.log").read_text()
+    assert log.count(f"training from step {saved} of 8") == 2
+    assert run.weights() == one_machine.weights()
+
+
+def test_a_broken_stage_stops_the_chain(slurm: TwoNodes, directory: Path) -> None:
+    # More groups than the sample queries can give.
+    run = Run(slurm, directory, "broken", *TWO_NODES, "generate.engines=1", "train.batch_size=100")
+    run.launch()
+    deadline = time.monotonic() + TIMEOUT
+    while run.queue():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+    shown = run.launch("action=status", status=1)
+    assert "groups_0 failed:\n" in shown and "or lower train.batch_size" in shown
+    assert not run.finished("groups_0")
+    later = ("evaluate_0", "report_0", "train_1", "sample_1", "groups_1", "evaluate_1", "report_1")
+    for stage in later:
+        assert not (run.root / "logs" / f"{stage}.slurm.log").exists(), f"{stage} has started"
+    assert run.restarts("groups_0") == 0, "the user's error is not tried again"
+    assert "groups_0.log" in run.launch("action=logs")
+
+
+def test_cancelled_nothing_stays(slurm: TwoNodes, directory: Path) -> None:
+    run = Run(slurm, directory, "cancelled", *TWO_NODES)
+    run.launch()
+    run.wait_until(lambda: len(run.processes("sami_nemo.generate.sample")) > 0, "sampling", pause=0.1)
+    assert "runs" in run.status()
+    assert "cancelled" in run.launch("action=cancel")
+    assert run.queue() == {}
+    assert run.processes() == []
+    assert "nothing of this run is under way" in run.launch("action=cancel")
+    # Where one left off: what is finished is not submitted again.
+    assert "13 of 16 stages submitted" in run.launch()
+    run.launch("action=cancel")
+    assert run.queue() == {}
+
+
+def test_a_run_with_slurm_is_not_run_here_as_well(slurm: TwoNodes, directory: Path) -> None:
+    run = Run(slurm, directory, "queued", *ONE_MACHINE, "cluster=slurm")
+    run.launch()
+    here = run.launch("cluster=local", status=2)
+    run.launch("action=cancel")
+    assert here == ""
