@@ -99,7 +99,7 @@ def submit_jobs(config: Config) -> int:
     """Check the cluster and submit every stage that is not finished. Returns the exit status."""
     from sami_nemo.launch.claim import check_unchanged, open_run
     from sami_nemo.launch.preflight import preflight
-    from sami_nemo.launch.slurm import submit
+    from sami_nemo.launch.slurm import live_jobs, submit
 
     check_unchanged(config)
     problems, _ = preflight(config)
@@ -109,11 +109,17 @@ def submit_jobs(config: Config) -> int:
     stages = plan(config)
     with open_run(config) as results:
         submitted = submit(config, results, stages)
+        under_way = live_jobs(results, stages)
     for stage, job in submitted.items():
         print(f"{stage}: job {job}")
+    if not submitted and not under_way:
+        show_results(config)
+        return 0
+    for stage in stages:
+        if stage.review and stage.name in submitted:
+            print(f"stops behind {stage.name} for review of {stage.outputs[0]}; then the same command goes on")
     print(f"{len(submitted)} of {len(stages)} stages submitted; the others are finished, or with Slurm already")
-    again = shlex.join([Path(sys.argv[0]).as_posix(), *sys.argv[1:]])
-    print(f"watch it with: python {again} action=status (or logs, cancel)")
+    print(f"watch it with: python {shlex.join([*sys.argv, 'action=status'])} (or logs, cancel)")
     return 0
 
 
@@ -122,12 +128,10 @@ def run(config: Config) -> int:
     # Not needed, and not loaded, for a dry run.
     from rich.console import Console
 
-    from sami_nemo.evaluate.metrics import write_metrics
     from sami_nemo.launch.claim import check_unchanged
-    from sami_nemo.launch.console import LiveView, PlainView, print_results
+    from sami_nemo.launch.console import LiveView, PlainView
     from sami_nemo.launch.local_runner import ReviewPending, StageError, StageFailed, run_stages
     from sami_nemo.launch.preflight import preflight
-    from sami_nemo.run_dir import RunDir
 
     check_unchanged(config)
     problems, versions = preflight(config)
@@ -162,12 +166,23 @@ def run(config: Config) -> int:
     except KeyboardInterrupt:
         print(f"stopped; the same command goes on from here ({config.run_dir})", file=sys.stderr)
         return EXIT_INTERRUPTED
+    show_results(config)
+    return 0
+
+
+def show_results(config: Config) -> None:
+    """Print the table of a finished run."""
+    from rich.console import Console
+
+    from sami_nemo.evaluate.metrics import write_metrics
+    from sami_nemo.launch.console import print_results
+    from sami_nemo.run_dir import RunDir
+
     results = RunDir(config.run_dir)
     if not results.metrics.exists():
         # Removed by hand: every stage is finished, so none of them writes it.
         write_metrics(config, results)
-    print_results(console, config)
-    return 0
+    print_results(Console(), config)
 
 
 if __name__ == "__main__":

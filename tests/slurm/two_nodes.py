@@ -3,7 +3,9 @@
     with TwoNodes(directory) as slurm:
         subprocess.run(["sbatch", ...], env=os.environ | slurm.environment)
 
-Everything is stopped at the end, jobs included. It needs the Debian packages slurm-wlm and munge.
+Everything is stopped at the end, jobs included. It needs the Debian packages slurm-wlm and munge. For a look at it by hand:
+
+    python -m tests.slurm.two_nodes bash
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import secrets
 import shutil
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -178,3 +182,16 @@ def free_ports(count: int) -> list[int]:
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [each.getsockname()[1] for each in sockets]
+
+
+def main() -> int:
+    """Run a command, a shell if none is given, beside a cluster that ends with it: python -m tests.slurm.two_nodes [COMMAND]"""
+    if missing := missing_programs():
+        print(f"{missing[0]} = (not installed): install slurm-wlm and munge", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory(prefix="slurm") as directory, TwoNodes(Path(directory)) as slurm:
+        return subprocess.run(sys.argv[1:] or ["bash"], env=os.environ | slurm.environment, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -39,7 +39,6 @@ def test_the_larger_mixtral_differs_in_model_and_layout_only() -> None:
     memory = {
         "train.activation_checkpointing",
         "generate.tensor_parallel",
-        "generate.engines",
         "hardware.name",
         "hardware.nodes",
     }
