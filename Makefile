@@ -3,7 +3,7 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TRAIN := .venv/train/bin/python
-SOURCES := sami_nemo launcher_scripts tools tests
+SOURCES := sami_nemo launcher_scripts tools tests containers
 
 .PHONY: run test test-quick checks format setup setup-train clean-environments
 

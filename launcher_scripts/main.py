@@ -110,8 +110,8 @@ def submit_jobs(config: Config) -> int:
     with open_run(config) as results:
         submitted = submit(config, results, stages)
         under_way = live_jobs(results, stages)
-    for stage, job in submitted.items():
-        print(f"{stage}: job {job}")
+    for name, job in submitted.items():
+        print(f"{name}: job {job}")
     if not submitted and not under_way:
         show_results(config)
         return 0

@@ -22,7 +22,7 @@ from sami_nemo.launch.console import View
 from sami_nemo.launch.manifests import State
 from sami_nemo.launch.slurm import check_not_queued
 from sami_nemo.launch.stage_log import EventReader, describe_exit, log_lines, log_tail
-from sami_nemo.launch.stages import Stage, command, environment_variables
+from sami_nemo.launch.stages import Stage, command, engines_at_once, environment_variables
 from sami_nemo.progress import EVENTS_VARIABLE
 from sami_nemo.run_dir import RunDir, partial
 
@@ -85,13 +85,6 @@ def run_stages(
                 _Batch(config, run, view, versions, command_of).carry_out(batch)
                 if batch[0].review:
                     raise ReviewPending(batch[0].outputs[0])
-
-
-def engines_at_once(config: Config) -> int:
-    """Engines that share a stage run side by side as far as there are GPUs; on the CPU each wants all cores."""
-    if config.hardware.accelerator == "cpu":
-        return 1
-    return max(1, config.hardware.devices_per_node // config.generate.tensor_parallel)
 
 
 def _finished_before(run: RunDir, stage: Stage, view: View) -> bool:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sami_nemo.config import Config, is_loopback
-from sami_nemo.config_checks import Geometry, read_geometry
 from sami_nemo.data.loaders import local_files
 from sami_nemo.errors import CheckpointError, EnvironmentMismatch, UserError
 from sami_nemo.launch.gpus import check_gpu_stack, describe_gpus, run
@@ -20,19 +19,12 @@ from sami_nemo.launch.slurm import check_slurm
 from sami_nemo.launch.slurm_script import image_of, job_settings, jobs_of
 from sami_nemo.launch.stages import ROOT, Stage, plan, python
 from sami_nemo.model.locate import HUB_NAME
+from sami_nemo.planner.fit import check_plan, disk_bytes, host_bytes
 
 GIB = 2**30
 ENVIRONMENTS = ("train", "generate")
 # Each check takes a fraction of a second; only a program that hangs, or a machine that is very busy, comes near this.
 TIMEOUT_SECONDS = 60
-# Feed-forward width over hidden size (3.5 in Mistral and Mixtral) and vocabulary: for an estimate of the disk.
-FEED_FORWARD_RATIO = 3.5
-VOCABULARY = 32_000
-# A parameter in a training checkpoint: bf16 weight, fp32 master and two fp32 moments.
-STATE_BYTES = 14
-EXPORT_BYTES = 2
-# Responses, groups and logs.
-DISK_FOR_TEXT = 1 * GIB
 
 
 def preflight(config: Config) -> tuple[list[UserError], dict[str, dict[str, str]]]:
@@ -52,6 +44,8 @@ def preflight(config: Config) -> tuple[list[UserError], dict[str, dict[str, str]
     problems += check_data(config)
     problems += check_hub(config)
     problems += check_keys(config)
+    problems += check_plan(config)
+    problems += check_host_memory(config)
     problems += check_disk(config)
     return problems, versions
 
@@ -185,11 +179,10 @@ def check_data(config: Config) -> list[UserError]:
 
 
 def check_disk(config: Config) -> list[UserError]:
-    """Room for every iteration's export and the largest training checkpoint."""
-    parameters = estimate_parameters(read_geometry(config.model))
-    exports = config.iterations * EXPORT_BYTES * parameters
-    # The new checkpoint is written before the old one goes.
-    needed = exports + 2 * STATE_BYTES * parameters + DISK_FOR_TEXT
+    """Room for every iteration's export and the largest training checkpoints."""
+    needed = disk_bytes(config)
+    if needed is None:
+        return []
     runs = Path(config.runs_dir).resolve()
     existing = next(path for path in (runs, *runs.parents) if path.exists())
     if config.run_dir.exists():
@@ -204,12 +197,10 @@ def check_disk(config: Config) -> list[UserError]:
     return [EnvironmentMismatch("runs_dir", config.runs_dir, remedy)]
 
 
-def estimate_parameters(geometry: Geometry) -> int:
-    """Parameters of a model of this shape, within a third; 0 where the shape is not known."""
-    layers, hidden = geometry.num_layers, geometry.hidden_size
-    if layers is None or hidden is None:
-        return 0
-    feed_forward = 3 * FEED_FORWARD_RATIO * hidden**2 * (geometry.num_experts or 1)
-    # Queries and output are square; keys and values are much smaller with grouped queries.
-    attention = 2.5 * hidden**2
-    return round(layers * (feed_forward + attention) + 2 * VOCABULARY * hidden)
+def check_host_memory(config: Config) -> list[UserError]:
+    """A node's memory, where the hardware states it, is enough for its processes."""
+    needed, stated = host_bytes(config), config.hardware.host_memory_gib
+    if needed is None or stated is None or needed <= stated * GIB:
+        return []
+    remedy = f"{needed / GIB:.0f} GiB are needed on a node (tools/plan.py says for what); take more nodes or larger ones"
+    return [EnvironmentMismatch("hardware.host_memory_gib", stated, remedy)]

@@ -217,6 +217,19 @@ def _sampling(config: Config, run: RunDir, n: int, model: str, name: str) -> lis
     return [*engines, merge]
 
 
+def engines_at_once(config: Config) -> int:
+    """As jobs of a cluster all engines work at the same time; on one machine as many as have GPUs.
+
+    On the CPU an engine wants all cores.
+    """
+    generate, hardware = config.generate, config.hardware
+    if config.cluster.scheduler == "slurm":
+        return generate.engines
+    if hardware.accelerator == "cpu":
+        return 1
+    return max(1, min(generate.engines, hardware.devices_per_node // generate.tensor_parallel))
+
+
 def python(environment: str) -> Path:
     """The interpreter of an environment, which may not exist."""
     default = ROOT / ".venv" / environment / "bin" / "python"

@@ -227,6 +227,18 @@ def test_preflight_lists_every_problem(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_preflight_refuses_a_plan_that_does_not_fit(tmp_path: Path) -> None:
+    """47 B parameters with masters on one node; and a host that is too small for eight processes."""
+    done = launch(
+        tmp_path, "recipe=sami_mixtral", "hardware=a100_8", "train.pipeline_parallel=1", "hardware.host_memory_gib=32"
+    )
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    (line,) = [line for line in lines if line.startswith("parallel layout = ")]
+    assert "GiB of each GPU, which has 79" in line and "hardware.nodes=2 " in line
+    assert sum(line.startswith("hardware.host_memory_gib = 32: ") for line in lines) == 1
+
+
 def test_preflight_counts_the_gpus_and_their_memory(tmp_path: Path) -> None:
     """Against a program that answers as nvidia-smi does: four GPUs of the eight, and of half the memory."""
     smi = tmp_path / "bin" / "nvidia-smi"

@@ -1,0 +1,96 @@
+"""How a training step is spread over devices, and the number formats of its state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sami_nemo.config import Config, TrainConfig
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The part of `TrainConfig` that memory and speed depend on, for a given number of devices."""
+
+    devices: int
+    devices_per_node: int
+    tensor: int
+    pipeline: int
+    expert: int
+    micro_batch: int
+    """Contrast groups per forward pass of a rank."""
+    checkpointing: bool
+    precision: Literal["bf16", "fp32"]
+    masters: Literal["fp32", "bf16"]
+    gradients: Literal["fp32", "bf16"]
+    optimizer: Literal["adamw", "rmsprop"]
+    sequence_parallel: bool
+    distributed_optimizer: bool = True
+    dispatcher: Literal["alltoall", "allgather"] = "alltoall"
+    kl: bool = False
+    """Whether a KL penalty asks for a reference pass."""
+
+    @property
+    def data(self) -> int:
+        """Data-parallel ranks."""
+        return self.devices // (self.tensor * self.pipeline)
+
+    @property
+    def expert_data(self) -> int:
+        """Replicas of an expert. Experts keep the tensor-parallel size; their ranks are taken from the data-parallel."""
+        return self.data // self.expert
+
+    @property
+    def sequence_shards(self) -> int:
+        """Ranks that share what lies between the tensor-parallel regions: norms and residuals."""
+        return self.tensor if self.sequence_parallel else 1
+
+    @property
+    def weight_bytes(self) -> int:
+        return 2 if self.precision == "bf16" else 4
+
+    @property
+    def gradient_bytes(self) -> int:
+        return 2 if self.gradients == "bf16" else 4
+
+    @property
+    def nodes(self) -> int:
+        return -(-self.devices // self.devices_per_node)
+
+    def keys(self) -> str:
+        """As overrides of a command line, without what equals a single-device run."""
+        words = [
+            f"train.tensor_parallel={self.tensor}",
+            f"train.pipeline_parallel={self.pipeline}",
+            f"train.expert_parallel={self.expert}",
+            f"train.sequence_parallel={str(self.sequence_parallel).lower()}",
+            f"train.micro_batch_size={self.micro_batch}",
+            f"train.activation_checkpointing={str(self.checkpointing).lower()}",
+        ]
+        return " ".join(words)
+
+
+def layout_of(config: Config) -> Layout:
+    """The layout that a configuration states."""
+    return make_layout(config.train, config.hardware.nodes * config.hardware.devices_per_node, config)
+
+
+def make_layout(train: TrainConfig, devices: int, config: Config) -> Layout:
+    """The layout of `train` on another number of the configuration's devices."""
+    return Layout(
+        devices=devices,
+        devices_per_node=config.hardware.devices_per_node,
+        tensor=train.tensor_parallel,
+        pipeline=train.pipeline_parallel,
+        expert=train.expert_parallel,
+        micro_batch=train.micro_batch_size,
+        checkpointing=train.activation_checkpointing,
+        precision=train.precision,
+        masters=train.master_weights,
+        gradients=train.gradient_type,
+        optimizer=train.optimizer,
+        sequence_parallel=train.sequence_parallel,
+        distributed_optimizer=train.distributed_optimizer,
+        dispatcher=train.moe_dispatcher,
+        kl=train.kl_beta > 0,
+    )

@@ -1,0 +1,161 @@
+"""The planner's parameter counts and bytes against Megatron's own models, at up to 1,024 ranks."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sami_nemo.compose import compose
+from sami_nemo.config import Config
+from sami_nemo.planner.compute import longest_batch
+from sami_nemo.planner.geometry import ModelGeometry, model_geometry
+from sami_nemo.planner.layout import Layout, layout_of
+from sami_nemo.planner.memory import CPU, rank_memory
+from sami_nemo.planner.parameters import (
+    active_parameters,
+    buffers,
+    count,
+    rank_weights,
+    shards,
+    total_parameters,
+)
+
+WORKER = Path(__file__).with_name("megatron_ranks.py")
+REPOSITORY = Path(__file__).parents[2]
+
+# Devices, tensor, pipeline and expert parallel.
+LAYOUTS = {
+    "mixtral_8x7b": [(8, 1, 1, 8), (8, 2, 2, 2), (64, 2, 4, 8), (64, 8, 8, 1), (512, 4, 2, 8), (1024, 2, 4, 8)],
+    "mixtral_8x22b": [(8, 8, 1, 1), (8, 1, 2, 4), (64, 8, 8, 1), (64, 4, 2, 8), (512, 8, 8, 2), (1024, 4, 4, 8)],
+    # Tied embeddings, which are copied to the last stage; 3 key-value heads.
+    "smollm2": [(8, 1, 2, 1), (12, 3, 2, 1), (1, 1, 1, 1)],
+}
+
+
+def configured(model: str, devices: int, tensor: int, pipeline: int, expert: int, *more: str) -> Config:
+    return compose(
+        [
+            f"model={model}",
+            "model.path=none",
+            "train=paper",
+            f"hardware.devices_per_node={devices}",
+            f"train.tensor_parallel={tensor}",
+            f"train.pipeline_parallel={pipeline}",
+            f"train.expert_parallel={expert}",
+            f"train.sequence_parallel={str(tensor > 1).lower()}",
+            *more,
+        ]
+    )
+
+
+def known(config: Config) -> ModelGeometry:
+    geometry = model_geometry(config.model)
+    assert geometry is not None
+    return geometry
+
+
+def hf_config(geometry: ModelGeometry) -> dict[str, Any]:
+    experts = {"num_local_experts": geometry.num_experts, "num_experts_per_tok": geometry.experts_per_token}
+    return {
+        "num_hidden_layers": geometry.num_layers,
+        "hidden_size": geometry.hidden_size,
+        "intermediate_size": geometry.ffn_hidden_size,
+        "num_attention_heads": geometry.num_attention_heads,
+        "num_key_value_heads": geometry.num_key_value_heads,
+        "head_dim": geometry.head_dim,
+        "vocab_size": geometry.vocab_size,
+        "tie_word_embeddings": geometry.tied_embeddings,
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 32768,
+        **(experts if geometry.num_experts else {}),
+    }
+
+
+def end_ranks(layout: Layout) -> list[tuple[int, int]]:
+    """Global rank and pipeline stage at both ends of every axis, in Megatron's order: TP, EP, expert DP, PP."""
+    tensor, expert, data = layout.tensor, layout.expert, layout.expert_data
+    ends = itertools.product(*({0, size - 1} for size in (tensor, expert, data, layout.pipeline)))
+    return sorted((t + tensor * (e + expert * (d + data * stage)), stage) for t, e, d, stage in ends)
+
+
+def measure(cases: list[dict[str, Any]]) -> list[dict[str, int]]:
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(WORKER), json.dumps(cases)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    line = [line for line in done.stdout.splitlines() if line.startswith("REPORTS ")]
+    assert line, done.stderr[-3000:]
+    reports = json.loads(line[-1].removeprefix("REPORTS "))
+    assert isinstance(reports, list)
+    return reports
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("numerics", [("fp32", None), ("fp32", "bf16"), ("bf16", None)], ids=str)
+@pytest.mark.parametrize("model", sorted(LAYOUTS))
+def test_equals_megatron_on_ranks_at_every_end(model: str, numerics: tuple[str, str | None]) -> None:
+    masters, gradients = numerics
+    more = [f"train.master_weights={masters}", f"train.gradients={gradients or 'null'}"]
+    cases, expected = [], []
+    for shape in LAYOUTS[model]:
+        config = configured(model, *shape, *more)
+        layout, geometry = layout_of(config), known(config)
+        train = {key: getattr(config.train, key) for key in ("optimizer", "master_weights", "gradients")}
+        train |= {key: getattr(config.train, key) for key in ("sequence_parallel", "tensor_parallel")}
+        train |= {key: getattr(config.train, key) for key in ("pipeline_parallel", "expert_parallel")}
+        for rank, stage in end_ranks(layout):
+            cases.append({"hf": hf_config(geometry), "train": train, "world": layout.devices, "rank": rank})
+            expected.append((layout, stage, config))
+    for case, found, (layout, stage, config) in zip(cases, measure(cases), expected, strict=True):
+        weights = rank_weights(known(config), layout, stage)
+        held = buffers(weights, layout)
+        memory = rank_memory(known(config), layout, longest_batch(config), stage, CPU)
+        where = f"{model} {layout} rank {case['rank']}"
+        assert found["parameters"] == count(weights), where
+        assert (found["dense"], found["expert"]) == (held.dense, held.expert), where
+        assert found["weight_bytes"] == memory.weights, where
+        assert found["gradient_bytes"] == memory.gradients, where
+        # A shard ends where its bucket does: the last rank's may hold padding instead of parameters.
+        assert found["updated"] <= shards(held, layout).total, where
+        assert found["updated"] >= shards(held, layout).total - (held.total - found["parameters"]), where
+        master_size = 4 if masters == "fp32" else 2
+        assert found["updated_bytes"] == found["updated"] * master_size, where
+
+
+def test_published_sizes() -> None:
+    """Mistral AI: 7.3 B; 46.7 B, of which 12.9 B are active; 141 B and 39 B. SmolLM2: 134,515,008."""
+    found = {
+        model: known(configured(model, 1, 1, 1, 1))
+        for model in ("mistral_7b", "mixtral_8x7b", "mixtral_8x22b", "smollm2")
+    }
+    assert total_parameters(found["smollm2"]) == 134_515_008
+    assert total_parameters(found["mistral_7b"]) == active_parameters(found["mistral_7b"]) == 7_241_732_096
+    assert total_parameters(found["mixtral_8x7b"]) == 46_702_792_704
+    assert active_parameters(found["mixtral_8x7b"]) / 1e9 == pytest.approx(12.9, abs=0.05)
+    assert total_parameters(found["mixtral_8x22b"]) / 1e9 == pytest.approx(141, abs=0.5)
+    assert active_parameters(found["mixtral_8x22b"]) / 1e9 == pytest.approx(39, abs=0.5)
+
+
+def test_buffers_are_padded_for_even_shards() -> None:
+    """Three parameters of 100 elements begin at 0, 128 and 256; the end, 356, goes up to a multiple of 128 and of 6 ranks."""
+    from dataclasses import replace
+
+    from sami_nemo.planner.parameters import SINGLE, Weight
+
+    layout = replace(SINGLE, devices=6)
+    weights = [Weight("a", 100, 3)]
+    assert buffers(weights, layout).dense == 384
+    assert shards(buffers(weights, layout), layout).dense == 64
+    assert buffers(weights, replace(layout, distributed_optimizer=False)).dense == 300
