@@ -202,5 +202,7 @@ def check_host_memory(config: Config) -> list[UserError]:
     needed, stated = host_bytes(config), config.hardware.host_memory_gib
     if needed is None or stated is None or needed <= stated * GIB:
         return []
-    remedy = f"{needed / GIB:.0f} GiB are needed on a node (tools/plan.py says for what); take more nodes or larger ones"
+    remedy = (
+        f"{needed / GIB:.0f} GiB are needed on a node (tools/plan.py says for what); take more nodes or larger ones"
+    )
     return [EnvironmentMismatch("hardware.host_memory_gib", stated, remedy)]
