@@ -69,8 +69,9 @@ class Environment:
         return self.directory / "installed.sha256"
 
     def fingerprint(self) -> str:
-        """Changes with the lock and with the place: environments cannot be moved."""
-        return hashlib.sha256(self.lock.read_bytes() + str(self.directory).encode()).hexdigest()
+        """Changes with the lock, with the place (environments cannot be moved), and with what the launcher imports."""
+        chosen = " ".join(LAUNCHER_PACKAGES) if self.name == "launcher" else ""
+        return hashlib.sha256(self.lock.read_bytes() + f"{self.directory}{chosen}".encode()).hexdigest()
 
     def is_current(self) -> bool:
         return self.stamp.is_file() and self.stamp.read_text() == self.fingerprint() and self.python.exists()

@@ -14,6 +14,8 @@ from types import ModuleType
 
 import pytest
 
+from sami_nemo.versions import read_lock
+
 ROOT = Path(__file__).parents[2]
 VERSIONS = {
     "torch": "2.13.0",
@@ -144,3 +146,13 @@ def test_each_accelerator_has_its_lock() -> None:
     assert tool.lock_file("generate", "cpu").name == "generate.txt"
     assert tool.lock_file("train", "gpu") == tool.lock_file("train", "cpu")
     assert all(tool.lock_file(name, a).is_file() for name in tool.ENVIRONMENTS for a in ("auto", "cpu", "gpu"))
+
+
+def test_the_launcher_s_packages_are_pinned_by_the_training_lock_and_bring_no_torch() -> None:
+    tool = load_tool()
+    pins = read_lock(tool.lock_file("launcher", "auto"))
+    assert set(tool.LAUNCHER_PACKAGES) <= {name.replace("huggingface-hub", "huggingface_hub") for name in pins}
+    environment = tool.Environment("launcher", tool.lock_file("launcher", "auto"), tool.ROOT)
+    (install,) = [step.command for step in environment.steps() if step.name == "install packages"]
+    assert f"--constraint={environment.lock}" in install
+    assert not any(word.startswith(("--requirement", "torch", "nemo")) for word in install)
