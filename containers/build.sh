@@ -18,6 +18,13 @@ fail() {
     exit 2
 }
 
+# value OPTION WHAT [VALUE]: complain unless there is one; another option is none.
+value() {
+    case ${3-} in
+        "" | -*) fail "$1 = (missing): give $2" ;;
+    esac
+}
+
 engine=${CONTAINER_ENGINE:-docker}
 images=()
 registry=""
@@ -26,8 +33,8 @@ dry_run=""
 while [ $# -gt 0 ]; do
     case $1 in
         train | generate) images+=("$1") ;;
-        --push) registry=${2:?"--push = (missing): give a registry"} && shift ;;
-        --enroot) squashed=${2:?"--enroot = (missing): give a directory"} && shift ;;
+        --push) value "$1" "a registry" "${2-}" && registry=$2 && shift ;;
+        --enroot) value "$1" "a directory" "${2-}" && squashed=$2 && shift ;;
         --dry-run) dry_run=yes ;;
         -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" && exit 0 ;;
         *) fail "argument = $1: no such option; --help explains" ;;

@@ -7,13 +7,15 @@ WORKDIR /opt/sami-nemo
 COPY containers/ containers/
 COPY sami_nemo/ sami_nemo/
 
+# Where the launcher and its stages look for the environment; what follows checks this very interpreter.
+ENV SAMI_GENERATE_PYTHON=/usr/bin/python3
+
 # What is there already in the pinned version is left alone.
-RUN python3 containers/requirements.py generate > /tmp/requirements.txt \
-    && python3 -m pip install --no-cache-dir --requirement /tmp/requirements.txt \
-    && PYTHONPATH=/opt/sami-nemo python3 -m sami_nemo.versions generate \
+RUN "$SAMI_GENERATE_PYTHON" containers/requirements.py generate > /tmp/requirements.txt \
+    && "$SAMI_GENERATE_PYTHON" -m pip install --no-cache-dir --requirement /tmp/requirements.txt \
+    && PYTHONPATH=/opt/sami-nemo "$SAMI_GENERATE_PYTHON" -m sami_nemo.versions generate \
     && rm -r /tmp/requirements.txt /opt/sami-nemo
 
-ENV SAMI_GENERATE_PYTHON=/usr/bin/python3
 # The base starts an API server; a job names its own command.
 ENTRYPOINT []
 WORKDIR /workspace

@@ -12,8 +12,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from torch.utils import cpp_extension
 
 import sami_nemo
+from sami_nemo.launch.stages import PYTHON_VARIABLES
 from sami_nemo.versions import CHECKED, LOCKS, NVIDIA_BUILD, read_lock
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +53,11 @@ def test_vllm_is_the_lock_s() -> None:
     assert tag == "v" + read_lock(LOCKS / "generate-gpu.txt")["vllm"]
 
 
+def test_the_readme_names_images_by_the_product_s_version() -> None:
+    named = re.findall(r"sami-nemo-\w+[-:](\d+\.\d+\.\d+)", (CONTAINERS / "README.md").read_text())
+    assert named and set(named) == {sami_nemo.__version__}
+
+
 def test_no_version_is_written_twice() -> None:
     assert [path.name for path in DOCKERFILES] == ["generate.Dockerfile", "train.Dockerfile"]
     for path in [*DOCKERFILES, BUILD, CONTAINERS / "requirements.py"]:
@@ -75,6 +82,28 @@ def test_the_start_up_check_takes_the_base_s_torch() -> None:
     release = re.search(r":(\d\d\.\d\d)-py3$", versions()["TRAIN_BASE"])
     assert release is not None
     assert NVIDIA_BUILD.search(f"2.10.0a0+b558c986e8.nv{release[1]}")
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
+def test_a_build_checks_the_interpreter_that_stages_use(path: Path) -> None:
+    variable = PYTHON_VARIABLES[path.stem]
+    code = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    assert f"ENV {variable}=/usr/bin/python3" in code
+    assert [line for line in code if "python3" in line] == [f"ENV {variable}=/usr/bin/python3"]
+    assert any(f'"${variable}" -m sami_nemo.versions {path.stem}' in line for line in code)
+
+
+def test_megatron_imports_where_no_gpu_is_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a build: torch takes the GPUs to compile for from the image, in words that it knows."""
+    default = re.search(r'TORCH_CUDA_ARCH_LIST="\$\{TORCH_CUDA_ARCH_LIST:-(.*)\}"', DOCKERFILES[1].read_text())
+    assert default is not None
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", default[1])
+    flags = " ".join(cpp_extension._get_cuda_arch_flags())
+    assert "sm_80" in flags and "sm_90" in flags
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST")
+    with pytest.raises(IndexError):
+        cpp_extension._get_cuda_arch_flags()
 
 
 def test_the_generation_image_adds_what_its_stages_import(tool: ModuleType, generate_python: Path) -> None:
@@ -142,6 +171,11 @@ def test_what_build_is_given_is_what_it_runs(tmp_path: Path) -> None:
         (["everything"], {}, "argument = everything: no such option"),
         ([], {"CONTAINER_ENGINE": "rkt"}, "CONTAINER_ENGINE = rkt: set docker or podman"),
         ([], {"CONTAINER_ENGINE": "podman"}, "podman = (not installed)"),
+        (["--enroot", "."], {}, "enroot = (not installed)"),
+        # Without its value, an option must not take the next one for it: that would build instead of printing.
+        (["--push"], {}, "--push = (missing): give a registry"),
+        (["--push", "--dry-run"], {}, "--push = (missing): give a registry"),
+        (["--enroot", "--dry-run", "train"], {}, "--enroot = (missing): give a directory"),
     ],
 )
 def test_mistakes_are_one_line(words: list[str], variables: dict[str, str], start: str, tmp_path: Path) -> None:
@@ -149,9 +183,21 @@ def test_mistakes_are_one_line(words: list[str], variables: dict[str, str], star
         found = shutil.which(program)
         assert found is not None
         (tmp_path / program).symlink_to(found)
+    (tmp_path / "docker").write_text("#!/bin/sh\necho built\n")
+    (tmp_path / "docker").chmod(0o755)
     done = build(*words, path=str(tmp_path), **variables)
-    assert done.returncode == 2
+    assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(start) and done.stderr.count("\n") == 1
+
+
+def test_a_missing_directory_is_named_before_anything_is_built(tmp_path: Path) -> None:
+    for name in ("docker", "enroot"):
+        (tmp_path / name).write_text("#!/bin/sh\necho built\n")
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = build("--enroot", str(tmp_path / "none"), path=path, CONTAINER_ENGINE="docker")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"--enroot = {tmp_path}/none: no such directory; make it first\n"
 
 
 def test_the_shell_s_linter_is_content() -> None:
