@@ -54,7 +54,8 @@ if [ -z "$dry_run" ]; then
         *) fail "CONTAINER_ENGINE = $engine: set docker or podman" ;;
     esac
     command -v "$engine" > /dev/null || fail "$engine = (not installed): install it, or set CONTAINER_ENGINE=podman"
-    [ -z "$squashed" ] || command -v enroot > /dev/null || fail "enroot = (not installed): leave --enroot out, or install it"
+    [ -z "$squashed" ] || command -v enroot > /dev/null \
+        || fail "enroot = (not installed): leave --enroot out, or install it"
     [ -z "$squashed" ] || [ -d "$squashed" ] || fail "--enroot = $squashed: no such directory; make it first"
 fi
 

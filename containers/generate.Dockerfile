@@ -1,5 +1,5 @@
-# The generation environment on vLLM's image. It holds packages and not the product: a job mounts the repository. Built by
-# build.sh, which gives the base.
+# The generation environment on vLLM's image. It holds packages and not the product: a job mounts the repository. Built
+# by build.sh, which gives the base.
 ARG BASE
 FROM ${BASE}
 
@@ -7,12 +7,13 @@ WORKDIR /opt/sami-nemo
 COPY containers/ containers/
 COPY sami_nemo/ sami_nemo/
 
-# Where the launcher and its stages look for the environment; what follows checks this very interpreter.
+# Where a launcher inside the image looks for the environment. Jobs take the python3 on the path: both are checked.
 ENV SAMI_GENERATE_PYTHON=/usr/bin/python3
 
 # What is there already in the pinned version is left alone.
-RUN "$SAMI_GENERATE_PYTHON" containers/requirements.py generate > /tmp/requirements.txt \
-    && "$SAMI_GENERATE_PYTHON" -m pip install --no-cache-dir --requirement /tmp/requirements.txt \
+RUN python3 containers/requirements.py generate > /tmp/requirements.txt \
+    && python3 -m pip install --no-cache-dir --requirement /tmp/requirements.txt \
+    && PYTHONPATH=/opt/sami-nemo python3 -m sami_nemo.versions generate \
     && PYTHONPATH=/opt/sami-nemo "$SAMI_GENERATE_PYTHON" -m sami_nemo.versions generate \
     && rm -r /tmp/requirements.txt /opt/sami-nemo
 

@@ -16,8 +16,8 @@ LOCKS = Path(__file__).parent / "locks"
 # NVIDIA builds torch with the CUDA, NCCL, Transformer Engine and Apex of the same container: another torch would break
 # them all. The bindings belong to its CUDA.
 NVIDIA_BRINGS = frozenset({"torch", "triton", "cuda-bindings", "cuda-pathfinder"})
-# What the stages of the generation environment import besides vllm; the base brings the rest. transformers is among them
-# because the tokenizers of prompts and of responses have to be the same everywhere.
+# What the stages of the generation environment import besides vllm; the base brings the rest. transformers is among
+# them because the tokenizers of prompts and of responses have to be the same everywhere.
 GENERATE_NEEDS = ("jinja2", "openai", "pydantic", "pyyaml", "transformers")
 
 
