@@ -139,8 +139,10 @@ class TrainConfig(Section):
     """N_b: gradient steps of iteration 1; iteration n takes n * N_b."""
     constitutions_per_query: Annotated[int, Field(ge=2)] = 2
     """N_c."""
+    layout: Literal["shared_prefix", "plain"] = "shared_prefix"
+    """Every prompt once with all responses to it, or every response behind every prompt: slower, the reference."""
     micro_batch_size: PositiveInt = 1
-    """Contrast groups (of N_c * N_c sequences) per forward pass of a rank."""
+    """Contrast groups per forward pass of a rank."""
     optimizer: Literal["adamw", "rmsprop"]
     lr: PositiveFloat
     weight_decay: NonNegativeFloat = 0.0

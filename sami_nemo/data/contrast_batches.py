@@ -1,13 +1,23 @@
-"""Contrast groups as micro-batches of token tensors: the plain layout of N_c * N_c sequences a group.
+"""Contrast groups as micro-batches of token tensors, in one of two layouts.
 
-Axes of tensor names: B contrast groups, C constitutions, R responses, N = B*C*R sequences in that order,
-S positions of a sequence.
+plain           N_c * N_c sequences a group: every response behind every prompt, padded to one length. The reference.
+shared prefix   one sequence for a whole micro-batch, N_c rows a group: a prompt and all responses to it, packed without
+                padding. Responses do not see one another (model/attention.py) and their positions go on behind the
+                prompt, so log-probs are those of the plain layout, from N_c P + N_c^2 R instead of N_c^2 (P + R)
+                positions for prompts of P and responses of R tokens.
+
+Either way a batch says where the model predicts a response token, which token that is, and to which pair of constitution
+and response it belongs.
+
+Axes of tensor names: B contrast groups, C constitutions, R responses, N = B*C*R pairs in that order, S positions of a
+sequence, T tokens of a response, n predicted tokens.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,40 +26,90 @@ from torch.utils.data import IterableDataset
 from sami_nemo.data.records import ContrastGroup
 
 Batch = dict[str, Tensor]
+Layout = Literal["shared_prefix", "plain"]
 
 
 def group_length(group: ContrastGroup) -> int:
-    """Tokens of the longest of the group's sequences."""
+    """Tokens of the longest of the group's prompts with the longest of its responses."""
     return max(map(len, group.prompt_ids)) + max(map(len, group.response_ids))
 
 
-def collate(groups: Sequence[ContrastGroup], indices: Sequence[int], length: int) -> Batch:
+def group_tokens(group: ContrastGroup, layout: Layout) -> int:
+    """Positions that the model computes for the group, without padding."""
+    prompts, responses = sum(map(len, group.prompt_ids)), sum(map(len, group.response_ids))
+    constitutions = len(group.prompt_ids)
+    if layout == "plain":
+        return len(group.response_ids) * prompts + constitutions * responses
+    return prompts + constitutions * responses
+
+
+def batch_length(groups: Sequence[ContrastGroup], layout: Layout) -> int:
+    """Positions of a sequence that holds `groups`: of the longest plain one, or of all rows together."""
+    if layout == "plain":
+        return max(map(group_length, groups))
+    return sum(group_tokens(group, layout) for group in groups)
+
+
+def collate(groups: Sequence[ContrastGroup], indices: Sequence[int], length: int, layout: Layout) -> Batch:
     """Token tensors of `groups`, padded on the right to `length`.
 
-    Padding stands behind everything that counts, so causal attention needs no further mask.
+    Padding stands behind everything that counts, where nothing sees it.
 
     Returns:
-        tokens_NS; labels_NS, the token that follows each position; mask_NS, 1 where that label belongs to
-        the response; position_ids_NS; group_index_B; shape, the sizes (B, C, R).
+        tokens and position_ids `[sequence, S]`; predicts_n, indices into positions of all sequences, position by position
+        (s * sequences + sequence, as Megatron lays out hidden states); labels_n; slots_n, indices into `[N, T]`; mask_NT, 1
+        where a response has a token; group_index_B; shape, the sizes (B, C, R); row_lengths `[row, 1 + R]` in the shared
+        prefix layout.
     """
     constitutions, responses = len(groups[0].prompt_ids), len(groups[0].response_ids)
-    count = len(groups) * constitutions * responses
-    tokens_NS = torch.zeros(count, length, dtype=torch.long)
-    labels_NS = torch.zeros(count, length, dtype=torch.long)
-    mask_NS = torch.zeros(count, length)
-    sequences = ((prompt, response) for g in groups for prompt in g.prompt_ids for response in g.response_ids)
-    for n, (prompt, response) in enumerate(sequences):
-        ids = torch.tensor((*prompt, *response))
-        tokens_NS[n, : len(ids)] = ids
-        labels_NS[n, : len(ids) - 1] = ids[1:]
-        mask_NS[n, len(prompt) - 1 : len(ids) - 1] = 1
+    arrange = _plain if layout == "plain" else _shared_prefix
+    batch = arrange(groups, length)
+    lengths = [len(r) for group in groups for _ in range(constitutions) for r in group.response_ids]
+    mask_NT = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).float()
     return {
-        "tokens": tokens_NS,
-        "labels": labels_NS,
-        "mask": mask_NS,
-        "position_ids": torch.arange(length).expand(count, length).contiguous(),
+        **batch,
+        "labels": torch.tensor([t for g in groups for _ in range(constitutions) for r in g.response_ids for t in r]),
+        "slots": mask_NT.flatten().nonzero()[:, 0],
+        "mask": mask_NT,
         "group_index": torch.tensor(indices),
         "shape": torch.tensor((len(groups), constitutions, responses)),
+    }
+
+
+def _plain(groups: Sequence[ContrastGroup], length: int) -> Batch:
+    pairs = [(prompt, response) for g in groups for prompt in g.prompt_ids for response in g.response_ids]
+    tokens_NS = torch.zeros(len(pairs), length, dtype=torch.long)
+    predicts: list[int] = []
+    for n, (prompt, response) in enumerate(pairs):
+        ids = torch.tensor((*prompt, *response))
+        tokens_NS[n, : len(ids)] = ids
+        predicts += [(len(prompt) - 1 + t) * len(pairs) + n for t in range(len(response))]
+    position_ids = torch.arange(length).expand(len(pairs), length).contiguous()
+    return {"tokens": tokens_NS, "position_ids": position_ids, "predicts": torch.tensor(predicts)}
+
+
+def _shared_prefix(groups: Sequence[ContrastGroup], length: int) -> Batch:
+    tokens: list[int] = []
+    positions: list[int] = []
+    predicts: list[int] = []
+    rows: list[list[int]] = []
+    for group in groups:
+        for prompt in group.prompt_ids:
+            last = len(tokens) + len(prompt) - 1
+            tokens += prompt
+            positions += range(len(prompt))
+            for response in group.response_ids:
+                # The prompt's last token predicts the first of every response.
+                predicts += [last, *range(len(tokens), len(tokens) + len(response) - 1)]
+                tokens += response
+                positions += range(len(prompt), len(prompt) + len(response))
+            rows.append([len(prompt), *map(len, group.response_ids)])
+    padding = [0] * (length - len(tokens))
+    return {
+        "tokens": torch.tensor([tokens + padding]),
+        "position_ids": torch.tensor([positions + padding]),
+        "predicts": torch.tensor(predicts),
+        "row_lengths": torch.tensor(rows),
     }
 
 
@@ -60,42 +120,84 @@ def training_order(groups: int, seed: int, iteration: int) -> list[int]:
     return order
 
 
+def deal(tokens: Sequence[int], hands: int) -> list[list[int]]:
+    """Share out what weighs `tokens` in `hands` of equally many and nearly equal weight.
+
+    The heaviest goes first, each to the lightest hand that has room; ties go to the first.
+
+    Returns:
+        Indices into `tokens`, of each hand from heavy to light.
+    """
+    assert len(tokens) % hands == 0, "hands must hold equally many"
+    room = len(tokens) // hands
+    dealt: list[list[int]] = [[] for _ in range(hands)]
+    for index in sorted(range(len(tokens)), key=lambda i: (-tokens[i], i)):
+        lightest = min((hand for hand in dealt if len(hand) < room), key=lambda hand: sum(tokens[i] for i in hand))
+        lightest.append(index)
+    return dealt
+
+
 class MicroBatches(IterableDataset[Batch]):
     """This data-parallel rank's micro-batches, step after step.
 
-    Micro-batch m of a step holds the groups [m*D*b + d*b, m*D*b + (d+1)*b) of that step for rank d of D and
-    micro-batch size b. All ranks pad their micro-batch m to the same length, which expert parallelism with
-    the all-gather dispatcher needs.
+    The groups of a step are dealt to the ranks, and those of a rank to its micro-batches, so that tokens are balanced and
+    all hold equally many groups: every group weighs the same in the loss. A step's micro-batches come from heavy to light
+    on all ranks, which wait for one another where experts are exchanged.
 
     Args:
-        order: indices into `groups`, a whole number of global micro-batches.
+        order: indices into `groups`, a whole number of global batches.
+        global_batch_size: groups of a step over all ranks.
         multiple: sequence lengths are rounded up to a multiple of it (tensor-parallel size under sequence
             parallelism).
+        same_length: all ranks pad a micro-batch to the same length, which expert parallelism with the all-gather
+            dispatcher needs.
     """
 
     def __init__(
         self,
         groups: Sequence[ContrastGroup],
         order: Sequence[int],
+        layout: Layout,
         micro_batch_size: int,
+        global_batch_size: int,
         data_parallel_rank: int,
         data_parallel_size: int,
         multiple: int = 1,
+        same_length: bool = False,
     ) -> None:
         self.groups = groups
         self.order = order
+        self.layout = layout
         self.micro_batch_size = micro_batch_size
+        self.global_batch_size = global_batch_size
         self.rank = data_parallel_rank
-        self.global_micro_batch = micro_batch_size * data_parallel_size
+        self.ranks = data_parallel_size
         self.multiple = multiple
-        assert len(order) % self.global_micro_batch == 0, "the order must fill whole micro-batches"
+        self.same_length = same_length
+        assert len(order) % global_batch_size == 0, "the order must fill whole batches"
+        assert global_batch_size % (micro_batch_size * data_parallel_size) == 0, "a step must fill whole micro-batches"
 
     def __len__(self) -> int:
-        return len(self.order) // self.global_micro_batch
+        return len(self.order) // (self.micro_batch_size * self.ranks)
 
     def __iter__(self) -> Iterator[Batch]:
-        for start in range(0, len(self.order), self.global_micro_batch):
-            everyone = self.order[start : start + self.global_micro_batch]
-            longest = max(group_length(self.groups[i]) for i in everyone)
-            mine = everyone[self.rank * self.micro_batch_size : (self.rank + 1) * self.micro_batch_size]
-            yield collate([self.groups[i] for i in mine], mine, -(-longest // self.multiple) * self.multiple)
+        for start in range(0, len(self.order), self.global_batch_size):
+            everyone = self._deal(self.order[start : start + self.global_batch_size])
+            for together in zip(*everyone, strict=True):
+                mine = together[self.rank]
+                longest = max(self._length(micro) for micro in (together if self.same_length else [mine]))
+                length = -(-longest // self.multiple) * self.multiple
+                yield collate([self.groups[i] for i in mine], mine, length, self.layout)
+
+    def _deal(self, step: Sequence[int]) -> list[list[list[int]]]:
+        """Group indices of a step by rank and micro-batch."""
+        weights = [group_tokens(self.groups[i], self.layout) for i in step]
+        hands = []
+        for hand in deal(weights, self.ranks):
+            micro_batches = deal([weights[i] for i in hand], len(hand) // self.micro_batch_size)
+            micro_batches.sort(key=lambda micro: -sum(weights[hand[i]] for i in micro))
+            hands.append([[step[hand[i]] for i in micro] for micro in micro_batches])
+        return hands
+
+    def _length(self, micro_batch: Sequence[int]) -> int:
+        return batch_length([self.groups[i] for i in micro_batch], self.layout)

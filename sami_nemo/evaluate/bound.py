@@ -68,7 +68,8 @@ def score_groups(config: Config, model: Any, groups: list[ContrastGroup]) -> lis
     reduction = ScoreReduction(train.logprob_normalization)
     model.score_with(reduction)
     report(0, len(order) // together, "micro-batches")
-    trainer.test(model, ContrastDataModule(groups, order, train, together), verbose=False)
+    on_gpu = config.hardware.accelerator == "gpu"
+    trainer.test(model, ContrastDataModule(groups, order, train, together, on_gpu), verbose=False)
 
     mine = {index: score.logprobs_CR.tolist() for index, score in reduction.scores.items()}
     shards: list[Any] = [None] * torch.distributed.get_world_size()

@@ -34,7 +34,7 @@ class BaseReference(pl.Callback):
         with torch.no_grad():
             for _ in range(data.steps):
                 trainer.strategy.model.validation_step(micro_batches, loss_reduction=reduction)
-        pl_module.base_logprobs.update({i: score.token_logprobs_CS for i, score in reduction.scores.items()})
+        pl_module.base_logprobs.update({i: score.token_logprobs_CT for i, score in reduction.scores.items()})
 
 
 class Checkpoints(pl.Callback):

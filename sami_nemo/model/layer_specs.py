@@ -12,6 +12,8 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayerSubmodules
 
+from sami_nemo.model.attention import ContrastAttention
+
 try:
     import transformer_engine  # noqa: F401
 
@@ -39,6 +41,7 @@ def local_block_spec(config: TransformerConfig, vp_stage: int | None = None) -> 
         num_experts=config.num_moe_experts, moe_grouped_gemm=False, normalization=config.normalization
     )
     assert isinstance(layer.submodules, TransformerLayerSubmodules)
+    _attend_with(ContrastAttention, layer)
     layer.submodules.input_layernorm = RMSNorm
     layer.submodules.pre_mlp_layernorm = RMSNorm
     return TransformerBlockSubmodules(
@@ -47,7 +50,18 @@ def local_block_spec(config: TransformerConfig, vp_stage: int | None = None) -> 
 
 
 def transformer_engine_layer_spec(config: TransformerConfig, vp_stage: int | None = None) -> ModuleSpec:
-    """One layer in Transformer Engine's modules: for GPUs."""
+    """One layer in Transformer Engine's modules: for GPUs, in the plain layout."""
     return get_gpt_layer_with_transformer_engine_spec(
         num_experts=config.num_moe_experts, moe_grouped_gemm=config.moe_grouped_gemm
     )
+
+
+def packed_layer_spec(config: TransformerConfig, vp_stage: int | None = None) -> ModuleSpec:
+    """The same, but for attention: for GPUs, in the shared-prefix layout."""
+    layer = transformer_engine_layer_spec(config, vp_stage)
+    _attend_with(ContrastAttention, layer)
+    return layer
+
+
+def _attend_with(core_attention: type, layer: ModuleSpec) -> None:
+    layer.submodules.self_attention.submodules.core_attention = core_attention

@@ -11,7 +11,12 @@ from nemo.collections.llm.gpt.model.base import GPTConfig
 
 from sami_nemo.config import TrainConfig
 from sami_nemo.errors import CheckpointError, ConfigError
-from sami_nemo.model.layer_specs import HAVE_TRANSFORMER_ENGINE, local_block_spec, transformer_engine_layer_spec
+from sami_nemo.model.layer_specs import (
+    HAVE_TRANSFORMER_ENGINE,
+    local_block_spec,
+    packed_layer_spec,
+    transformer_engine_layer_spec,
+)
 from sami_nemo.run_dir import read_json
 
 _ARCHITECTURES = ("MistralForCausalLM", "MixtralForCausalLM")
@@ -64,6 +69,7 @@ def nemo_config(hf_config: dict[str, Any], train: TrainConfig, sequence_length: 
 
     moe = "num_local_experts" in hf_config
     fused = on_gpu and HAVE_TRANSFORMER_ENGINE
+    fused_spec = packed_layer_spec if train.layout == "shared_prefix" else transformer_engine_layer_spec
     settings: dict[str, Any] = {
         "num_layers": hf_config["num_hidden_layers"],
         "hidden_size": hf_config["hidden_size"],
@@ -86,7 +92,7 @@ def nemo_config(hf_config: dict[str, Any], train: TrainConfig, sequence_length: 
         "pipeline_dtype": torch.bfloat16 if train.precision == "bf16" else torch.float32,
         "expert_model_parallel_size": train.expert_parallel,
         "sequence_parallel": train.sequence_parallel,
-        "transformer_layer_spec": transformer_engine_layer_spec if fused else local_block_spec,
+        "transformer_layer_spec": fused_spec if fused else local_block_spec,
         "use_cpu_initialization": not on_gpu,
         "persist_layer_norm": False,
         "gradient_accumulation_fusion": False,

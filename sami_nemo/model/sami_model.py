@@ -1,7 +1,7 @@
 """The NeMo model class: response log-probs in the forward step, SAMI's loss in the reduction.
 
-Axes of tensor names: B contrast groups, C constitutions, R responses, N = B*C*R sequences in that order,
-S positions of a sequence.
+Axes of tensor names: B contrast groups, C constitutions, R responses, N = B*C*R pairs in that order, T tokens of a
+response, n tokens of all responses.
 """
 
 from __future__ import annotations
@@ -19,22 +19,29 @@ from torch import Tensor
 
 from sami_nemo.config import TrainConfig
 from sami_nemo.data.contrast_batches import Batch
+from sami_nemo.model.contrast_gpt import ContrastGPTModel
 from sami_nemo.model.optimizers import SamiOptimizerModule
 from sami_nemo.objective import kl_to_base, mutual_information_bound, response_logprobs, sami_loss
 
 BaseLogprobs = dict[int, Tensor]
-"""Token log-probs of each group's own responses under the base model, by group index: `[C, S]`."""
+"""Token log-probs of each group's own responses under the base model, by group index: `[C, T]`."""
 
 
-def diagonal_sequences(values_NS: Tensor, shape: Tensor) -> Tensor:
-    """The sequences of each group whose response was sampled under their constitution: `[B, C, S]`."""
+def by_pair(token_logprobs_n: Tensor, batch: Batch) -> Tensor:
+    """Token log-probs of every pair of a constitution and a response: `[N, T]`, 0 behind the response."""
+    mask_NT = batch["mask"]
+    return token_logprobs_n.new_zeros(mask_NT.numel()).scatter(0, batch["slots"], token_logprobs_n).view(mask_NT.shape)
+
+
+def diagonal_pairs(values_NT: Tensor, shape: Tensor) -> Tensor:
+    """The pairs of each group whose response was sampled under their constitution: `[B, C, T]`."""
     groups, constitutions, responses = shape.tolist()
-    return values_NS.view(groups, constitutions, responses, -1).diagonal(dim1=1, dim2=2).movedim(-1, 1)
+    return values_NT.view(groups, constitutions, responses, -1).diagonal(dim1=1, dim2=2).movedim(-1, 1)
 
 
-def group_logprobs(token_logprobs_NS: Tensor, batch: Batch, normalization: str) -> Tensor:
+def group_logprobs(token_logprobs_NT: Tensor, batch: Batch, normalization: str) -> Tensor:
     """The matrix of response log-probs of each group in a micro-batch: `[B, C, R]`, nats."""
-    logprobs_N = response_logprobs(token_logprobs_NS, batch["mask"], normalization)  # type: ignore[arg-type]
+    logprobs_N = response_logprobs(token_logprobs_NT, batch["mask"], normalization)  # type: ignore[arg-type]
     return logprobs_N.view(batch["shape"].tolist())
 
 
@@ -50,26 +57,27 @@ class SamiLossReduction(MegatronLossReduction[Batch, dict[str, Tensor]]):
         self.base_logprobs = base_logprobs
 
     def forward(self, batch: Batch, forward_out: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        logprobs_BCR = group_logprobs(forward_out, batch, self.train_config.logprob_normalization)
+        token_logprobs_NT = by_pair(forward_out, batch)
+        logprobs_BCR = group_logprobs(token_logprobs_NT, batch, self.train_config.logprob_normalization)
         loss = sami_loss(logprobs_BCR).mean()
         measures = {"bound": mutual_information_bound(logprobs_BCR.detach()).mean()}
         if self.train_config.kl_beta:
-            kl = self._kl(batch, forward_out)
+            kl = self._kl(batch, token_logprobs_NT)
             loss = loss + self.train_config.kl_beta * kl
             measures["kl"] = kl.detach()
         # Megatron divides the loss in place by the number of micro-batches.
         return loss, {"loss": loss.detach().clone(), **measures}
 
-    def _kl(self, batch: Batch, token_logprobs_NS: Tensor) -> Tensor:
+    def _kl(self, batch: Batch, token_logprobs_NT: Tensor) -> Tensor:
         base = [self.base_logprobs[int(index)] for index in batch["group_index"]]
-        base_BCS = torch.zeros_like(diagonal_sequences(batch["mask"], batch["shape"]))
-        for row, base_CS in enumerate(base):
+        base_BCT = torch.zeros_like(diagonal_pairs(batch["mask"], batch["shape"]))
+        for row, base_CT in enumerate(base):
             # A group's padding may differ between the reference pass and training; what counts is inside both.
-            width = min(base_CS.shape[-1], base_BCS.shape[-1])
-            base_BCS[row, :, :width] = base_CS[:, :width]
-        model_BCS = diagonal_sequences(token_logprobs_NS, batch["shape"])
-        mask_BCS = diagonal_sequences(batch["mask"], batch["shape"])
-        return kl_to_base(model_BCS, base_BCS, mask_BCS).mean()
+            width = min(base_CT.shape[-1], base_BCT.shape[-1])
+            base_BCT[row, :, :width] = base_CT[:, :width]
+        model_BCT = diagonal_pairs(token_logprobs_NT, batch["shape"])
+        mask_BCT = diagonal_pairs(batch["mask"], batch["shape"])
+        return kl_to_base(model_BCT, base_BCT, mask_BCT).mean()
 
     def reduce(self, losses_reduced_per_micro_batch: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         names = list(losses_reduced_per_micro_batch[0])
@@ -84,7 +92,7 @@ class GroupScore:
     """What one model thinks of one contrast group."""
 
     logprobs_CR: Tensor
-    token_logprobs_CS: Tensor
+    token_logprobs_CT: Tensor
     """Of each response under its own constitution, 0 outside the response."""
 
 
@@ -102,10 +110,11 @@ class ScoreReduction(MegatronLossReduction[Batch, dict[str, Tensor]]):
         return id(self)
 
     def forward(self, batch: Batch, forward_out: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        logprobs_BCR = group_logprobs(forward_out, batch, self.normalization)
-        tokens_BCS = diagonal_sequences(forward_out * batch["mask"], batch["shape"])
+        token_logprobs_NT = by_pair(forward_out, batch)
+        logprobs_BCR = group_logprobs(token_logprobs_NT, batch, self.normalization)
+        tokens_BCT = diagonal_pairs(token_logprobs_NT, batch["shape"])
         for row, index in enumerate(batch["group_index"].tolist()):
-            self.scores[index] = GroupScore(logprobs_BCR[row].cpu(), tokens_BCS[row].cpu())
+            self.scores[index] = GroupScore(logprobs_BCR[row].cpu(), tokens_BCT[row].cpu())
         return forward_out.new_zeros(()), {}
 
     def reduce(self, losses_reduced_per_micro_batch: list[dict[str, Tensor]]) -> Tensor:
@@ -137,6 +146,8 @@ class SamiModel(llm.GPTModel):
         built = hasattr(self, "module")
         super().configure_model(vp_stage)
         if not built:
+            # NeMo builds Megatron's class by its name. Ours adds no state to it.
+            self.module.__class__ = ContrastGPTModel
             self.load_weights(self.module)
 
     def data_step(self, dataloader_iter: Iterator[Any]) -> Batch:
@@ -146,9 +157,14 @@ class SamiModel(llm.GPTModel):
         return {name: tensor.cuda(non_blocking=True) for name, tensor in batch.items()}
 
     def forward_step(self, batch: Batch) -> Tensor:
-        """Log-prob of each next token on the last pipeline stage (`[N, S]`, nats), else the hidden states."""
-        output = self(batch["tokens"], batch["position_ids"], labels=batch["labels"])
-        return -output if parallel_state.is_pipeline_last_stage() else output
+        """Log-prob of each response token on the last pipeline stage (`[n]`, nats), else the hidden states."""
+        return self.module(
+            batch["tokens"],
+            batch["position_ids"],
+            batch.get("row_lengths"),
+            predicts_n=batch["predicts"],
+            labels_n=batch["labels"],
+        )
 
     @property
     def training_loss_reduction(self) -> SamiLossReduction:

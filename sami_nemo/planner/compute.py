@@ -6,7 +6,8 @@ A multiplication with its addition counts as two operations.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from sami_nemo.config import Config, HardwareConfig
 from sami_nemo.config_checks import PROMPT_ROOM
@@ -15,6 +16,11 @@ from sami_nemo.planner.layout import Layout
 
 # A causal mask leaves half of the scores; flash attention does not compute the others.
 CAUSAL = 0.5
+# Of forward passes. The backward pass computes gradients of inputs and of weights, each as dear as the forward pass;
+# flash attention's five products of its kind instead of two, of the head also the logits once more.
+MATRIX_PASSES = 3
+ATTENTION_PASSES = 3.5
+HEAD_PASSES = 4
 
 
 @dataclass(frozen=True)
@@ -28,10 +34,12 @@ class Batch:
     """Tokens of the longest prompt."""
     response: int
     """Tokens of the longest response."""
+    layout: Literal["shared_prefix", "plain"]
+    """Every prompt once with all responses to it, or every response behind every prompt."""
 
     @property
     def length(self) -> int:
-        """Positions of a padded sequence."""
+        """Tokens of a prompt with a response."""
         return self.prompt + self.response
 
     def micro_batches(self, layout: Layout) -> int:
@@ -43,27 +51,47 @@ def longest_batch(config: Config) -> Batch:
     """A step whose sequences are all as long as the settings allow: the worst case for memory and time."""
     prompt = config.data.max_query_tokens + PROMPT_ROOM
     train = config.train
-    return Batch(train.batch_size, train.constitutions_per_query, prompt, config.generate.max_tokens)
+    return Batch(train.batch_size, train.constitutions_per_query, prompt, config.generate.max_tokens, train.layout)
 
 
 def group_tokens(batch: Batch) -> int:
-    """Positions that the model computes for one contrast group: every pair of a constitution and a response, padded."""
-    return batch.constitutions**2 * batch.length
+    """Positions that the model computes for one contrast group, when all are as long as the longest."""
+    if batch.layout == "plain":
+        return batch.constitutions**2 * batch.length
+    return batch.constitutions * batch.prompt + head_positions(batch)
 
 
 def head_positions(batch: Batch) -> int:
-    """Positions of one contrast group whose logits are in memory together: all."""
-    return group_tokens(batch)
+    """Positions of one contrast group that predict a response token: only they meet the vocabulary."""
+    return batch.constitutions**2 * batch.response
 
 
-def layer_flops(geometry: ModelGeometry, tokens: int, length: int, causal: bool) -> float:
-    """Forward pass of one layer."""
+def attention_pairs(batch: Batch, skip: bool) -> float:
+    """Queries and keys of one contrast group that attention multiplies.
+
+    Args:
+        skip: whether the blocks of a row in which nothing is seen are left out, as on GPUs; on CPUs the responses of a row
+            are multiplied with all of it.
+    """
+    if batch.layout == "plain":
+        return batch.constitutions**2 * batch.length**2 * CAUSAL
+    responses = batch.constitutions * batch.response
+    seen = batch.prompt + (batch.response * CAUSAL if skip else responses)
+    return batch.constitutions * (batch.prompt**2 * CAUSAL + responses * seen)
+
+
+def matrix_flops(geometry: ModelGeometry, tokens: int) -> int:
+    """Forward pass of `tokens` positions through the weights of one layer."""
     hidden = geometry.hidden_size
     attention = hidden * (2 * geometry.query_size + 2 * geometry.key_size)
     experts = geometry.experts_per_token * 3 * hidden * geometry.ffn_hidden_size
     router = hidden * (geometry.num_experts or 0)
-    scores = 2 * length * geometry.query_size * (CAUSAL if causal else 1)
-    return 2 * tokens * (attention + experts + router + scores)
+    return 2 * tokens * (attention + experts + router)
+
+
+def attention_flops(geometry: ModelGeometry, pairs: float) -> float:
+    """Forward pass of one layer's scores and of the values that they weigh."""
+    return 4 * pairs * geometry.query_size
 
 
 def head_flops(geometry: ModelGeometry, positions: int) -> int:
@@ -71,28 +99,36 @@ def head_flops(geometry: ModelGeometry, positions: int) -> int:
     return 2 * positions * geometry.hidden_size * geometry.vocab_size
 
 
-def forward_flops(geometry: ModelGeometry, batch: Batch, causal: bool) -> float:
-    """Forward pass of one contrast group through the whole model."""
-    layer = layer_flops(geometry, group_tokens(batch), batch.length, causal)
-    return geometry.num_layers * layer + head_flops(geometry, group_tokens(batch))
+def forward_flops(geometry: ModelGeometry, batch: Batch, skip: bool) -> float:
+    """Forward pass of one contrast group through the whole model; `skip` as in `attention_pairs`."""
+    layer = matrix_flops(geometry, group_tokens(batch)) + attention_flops(geometry, attention_pairs(batch, skip))
+    return geometry.num_layers * layer + head_flops(geometry, head_positions(batch))
 
 
-def step_flops(geometry: ModelGeometry, layout: Layout, batch: Batch, causal: bool) -> float:
-    """A gradient step over all ranks, recomputed and reference passes included."""
-    forward = forward_flops(geometry, batch, causal)
-    layers = geometry.num_layers * layer_flops(geometry, group_tokens(batch), batch.length, causal)
-    # The backward pass computes gradients of inputs and of weights, each as dear as the forward pass.
-    return batch.groups * (forward * (4 if layout.kl else 3) + (layers if layout.checkpointing else 0))
+def trained_layer_flops(geometry: ModelGeometry, layout: Layout, batch: Batch, skip: bool) -> float:
+    """One layer's part of a gradient step for one contrast group, recomputed and reference passes included."""
+    more = layout.kl + layout.checkpointing
+    matrices = matrix_flops(geometry, group_tokens(batch))
+    attention = attention_flops(geometry, attention_pairs(batch, skip))
+    return matrices * (MATRIX_PASSES + more) + attention * (ATTENTION_PASSES + more)
+
+
+def trained_head_flops(geometry: ModelGeometry, layout: Layout, batch: Batch) -> float:
+    """The output projection's part of the same."""
+    return head_flops(geometry, head_positions(batch)) * (HEAD_PASSES + layout.kl)
+
+
+def step_flops(geometry: ModelGeometry, layout: Layout, batch: Batch, skip: bool) -> float:
+    """A gradient step over all ranks; `skip` as in `attention_pairs`."""
+    layers = geometry.num_layers * trained_layer_flops(geometry, layout, batch, skip)
+    return batch.groups * (layers + trained_head_flops(geometry, layout, batch))
 
 
 def compute_seconds(geometry: ModelGeometry, layout: Layout, batch: Batch, hardware: HardwareConfig) -> float:
     """Arithmetic of a gradient step on the busiest pipeline stage, idle time of the pipeline included."""
     assert hardware.peak_tflops is not None
-    tokens = layout.micro_batch * group_tokens(batch)
-    passes = 4 if layout.kl else 3
-    layer = layer_flops(geometry, tokens, batch.length, causal=True) / layout.tensor
-    stage = geometry.num_layers / layout.pipeline * layer * (passes + layout.checkpointing)
-    stage += passes * head_flops(geometry, tokens) / layout.tensor
+    layers = geometry.num_layers / layout.pipeline * trained_layer_flops(geometry, layout, batch, skip=True)
+    stage = layout.micro_batch * (layers + trained_head_flops(geometry, layout, batch)) / layout.tensor
     # The first micro-batch must reach the last stage before all are busy.
     slots = batch.micro_batches(layout) + layout.pipeline - 1
     return slots * stage / (hardware.peak_tflops * 1e12 * hardware.efficiency)
@@ -123,13 +159,13 @@ def scoring_batch(config: Config) -> Batch:
     """All held-out queries with their constitutions, at the longest."""
     batch = longest_batch(config)
     constitutions = evaluation_constitutions(config)
-    return Batch(config.data.evaluation_queries, constitutions, batch.prompt, batch.response)
+    return replace(batch, groups=config.data.evaluation_queries, constitutions=constitutions)
 
 
 def scoring_seconds(geometry: ModelGeometry, layout: Layout, batch: Batch, hardware: HardwareConfig) -> float:
     """Evaluation of one model: forward passes over all devices."""
     assert hardware.peak_tflops is not None
-    flops = batch.groups * forward_flops(geometry, batch, causal=True)
+    flops = batch.groups * forward_flops(geometry, batch, skip=True)
     return flops / (layout.devices * hardware.peak_tflops * 1e12 * hardware.efficiency)
 
 
@@ -152,10 +188,12 @@ def sampling_seconds(geometry: ModelGeometry, config: Config, requests: int, tog
 
     hardware, gpus = config.hardware, config.generate.tensor_parallel
     assert hardware.peak_tflops is not None and hardware.memory_gb_s is not None
-    prompts = Batch(requests, 1, batch.prompt, 0)
+    # No vocabulary projection but at the last position.
+    prompt = Batch(1, 1, batch.prompt, 0, "plain")
     rate = gpus * hardware.peak_tflops * 1e12 * hardware.efficiency
-    prefill = requests * forward_flops(geometry, prompts, causal=True) / rate
-    token = layer_flops(geometry, 1, batch.length, causal=False) * geometry.num_layers + head_flops(geometry, 1)
+    prefill = requests * forward_flops(geometry, prompt, skip=True) / rate
+    layer = matrix_flops(geometry, 1) + attention_flops(geometry, batch.length)
+    token = layer * geometry.num_layers + head_flops(geometry, 1)
     # Each step reads all weights, and the keys and values of half of its responses' and all of their prompts' tokens.
     cached = together * (batch.prompt + batch.response / 2) * cache_bytes_per_token(geometry, config)
     read = (engine_weight_bytes(geometry, config) + cached) / (hardware.memory_gb_s * 1e9)

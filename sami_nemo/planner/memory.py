@@ -1,9 +1,9 @@
 """Bytes of device memory that a training step takes on a rank, at its peak.
 
 Weights, gradients and optimizer state are exact. Activations are counted tensor by tensor: what autograd keeps of each
-layer until its backward pass, and what exists only while one layer or the output projection is worked on. With unfused
-kernels (Megatron's own modules, on CPUs) this is what was seen to be kept; with fused kernels (Transformer Engine with
-flash attention, on GPUs) it is what their source keeps.
+layer until its backward pass, and what exists only while one layer or the output projection is worked on. On CPUs
+(Megatron's own modules, torch's flash attention) this is what was seen to be kept; on GPUs (Transformer Engine, and flash
+or FlexAttention) it is what the source of the kernels keeps. No attention keeps score matrices.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from sami_nemo.planner.layout import Layout
 from sami_nemo.planner.parameters import Buffers, buffers, rank_weights, shards
 
 FP32 = 4
+# CHUNK_LOGITS of model/response_head.py, which needs torch.
+CHUNK_LOGITS = 2**24
 # Mixtral's router balances experts over many tokens but not within a micro-batch; a rank is given room for half as many
 # tokens again as its even share. Without expert parallelism every token stays on its rank, whatever its experts.
 EXPERT_IMBALANCE = 1.5
@@ -23,16 +25,16 @@ EXPERT_IMBALANCE = 1.5
 
 @dataclass(frozen=True)
 class Kernels:
-    """Which kernels are fused: they keep less for the backward pass."""
+    """What an accelerator's kernels keep for the backward pass."""
 
-    attention: bool
-    """Flash attention, which keeps no score matrix."""
+    masks: bool
+    """Whether attention over packed rows takes a mask of every row; block masks of FlexAttention are small."""
     layers: bool
-    """Norms, rotary embedding and SwiGLU of Transformer Engine and Megatron."""
+    """Whether norms, rotary embedding and SwiGLU are fused, as those of Transformer Engine and Megatron: they keep less."""
 
 
-CPU = Kernels(attention=False, layers=False)
-GPU = Kernels(attention=True, layers=True)
+CPU = Kernels(masks=True, layers=False)
+GPU = Kernels(masks=False, layers=True)
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def activation_peak(geometry: ModelGeometry, layout: Layout, batch: Batch, stage
     """Bytes that a rank of `stage` holds at the worst moment of forward and backward passes."""
     tokens = layout.micro_batch * group_tokens(batch)
     layers = geometry.num_layers // layout.pipeline
-    layer = layer_activations(geometry, layout, tokens, batch.length, kernels)
+    layer = layer_activations(geometry, layout, batch, kernels)
     inputs = tokens * geometry.hidden_size * layout.weight_bytes / layout.sequence_shards
     kept = layers * (inputs if layout.checkpointing else layer)
     # 1F1B: stage s has as many micro-batches under way as there are stages from it to the end.
@@ -131,28 +133,25 @@ def activation_peak(geometry: ModelGeometry, layout: Layout, batch: Batch, stage
     if stage == layout.pipeline - 1:
         kept += final_norm(geometry, layout, tokens, kernels)
         working = max(working, head_memory(geometry, layout, batch))
-    computing = under_way * kept + working + scratch(geometry, layout, tokens, batch.length, kernels)
+    computing = under_way * kept + working + gathered(geometry, layout, tokens)
     return max(computing, tied_gradients(geometry, layout))
 
 
-def layer_activations(geometry: ModelGeometry, layout: Layout, tokens: int, length: int, kernels: Kernels) -> float:
-    """Bytes that one layer keeps for its backward pass.
-
-    Args:
-        tokens: positions of a micro-batch.
-        length: positions of one sequence.
-    """
+def layer_activations(geometry: ModelGeometry, layout: Layout, batch: Batch, kernels: Kernels) -> float:
+    """Bytes that one layer keeps of a micro-batch for its backward pass."""
     size, tensor = layout.weight_bytes, layout.tensor
+    tokens = layout.micro_batch * group_tokens(batch)
     norms = 2 * _norm(geometry, size, kernels) / layout.sequence_shards
-    attention = _attention(geometry, length, size, kernels) / tensor
+    attention = _attention(geometry, batch, size, kernels) / tensor
+    masks = layout.micro_batch * _masks(batch) * size if kernels.masks else 0
     # Gate and up projection, and their product; unfused also SiLU's output and the copy that it is multiplied with.
     width = (3 if kernels.layers else 5) * geometry.ffn_hidden_size / tensor
     if geometry.num_experts is None:
-        return tokens * (norms + attention + width * size)
+        return tokens * (norms + attention + width * size) + masks
     # Unfused, the product with the router's weight is kept besides. Each expert keeps the tokens that it was sent.
     width += 0 if kernels.layers else geometry.ffn_hidden_size / tensor
     share = geometry.experts_per_token * (EXPERT_IMBALANCE if layout.expert > 1 else 1)
-    return tokens * (norms + attention + share * (geometry.hidden_size + width) * size)
+    return tokens * (norms + attention + share * (geometry.hidden_size + width) * size) + masks
 
 
 def _norm(geometry: ModelGeometry, size: int, kernels: Kernels) -> int:
@@ -160,15 +159,22 @@ def _norm(geometry: ModelGeometry, size: int, kernels: Kernels) -> int:
     return geometry.hidden_size * (2 * size if kernels.layers else 2 * FP32 + size)
 
 
-def _attention(geometry: ModelGeometry, length: int, size: int, kernels: Kernels) -> int:
-    """Per token, over all heads."""
+def _attention(geometry: ModelGeometry, batch: Batch, size: int, kernels: Kernels) -> int:
+    """Per token, over all heads: projected and rotated queries and keys, values, the context, a log-sum for each head."""
     queries, keys, heads = geometry.query_size, geometry.key_size, geometry.num_attention_heads
-    if kernels.attention:
-        # Projected and rotated queries and keys, values, the context, and a log-sum for each head.
-        return size * (3 * queries + 3 * keys) + FP32 * heads
-    # Rotated queries, keys and values repeated for every head, and the context; the softmax in fp32, and in bf16 again.
-    scores = heads * length * (FP32 if size == FP32 else FP32 + size)
-    return size * 4 * queries + scores
+    kept = size * (3 * queries + 3 * keys) + FP32 * heads
+    if kernels.layers or batch.layout == "plain":
+        return kept
+    # On CPUs the contexts of rows are copied together, and each token has its own cosines and sines, of queries and keys.
+    return kept + size * (queries + 4 * geometry.head_dim)
+
+
+def _masks(batch: Batch) -> int:
+    """Elements of one contrast group's masks: the responses of a row by all of it."""
+    if batch.layout == "plain":
+        return 0
+    responses = batch.constitutions * batch.response
+    return batch.constitutions * responses * (batch.prompt + responses)
 
 
 def final_norm(geometry: ModelGeometry, layout: Layout, tokens: int, kernels: Kernels) -> float:
@@ -177,16 +183,23 @@ def final_norm(geometry: ModelGeometry, layout: Layout, tokens: int, kernels: Ke
 
 
 def head_memory(geometry: ModelGeometry, layout: Layout, batch: Batch) -> float:
-    """Bytes of logits and loss at their worst moment.
+    """Bytes of logits and of their gradients at their worst moment, in the backward pass.
 
-    Megatron's cross-entropy turns the logits into probabilities in fp32, in place if they were fp32. Before and
-    after, the logits or their gradient exist in the type of the weights; then comes the projection's own gradient.
+    Of one chunk there are either logits, gradients and gradients times the loss's in fp32, and their copy in the type of the
+    weights; or the logits, that copy, and what the chunk adds to the gradient of the weights, which is summed in fp32.
     """
     size = layout.weight_bytes
-    logits = layout.micro_batch * head_positions(batch) * geometry.vocab_size / layout.tensor
     projection = geometry.vocab_size * geometry.hidden_size / layout.tensor
-    loss = logits * (FP32 if size == FP32 else FP32 + size)
-    return max(loss, (logits + projection) * size)
+    chunk = chunk_logits(geometry, layout, batch)
+    copy = size if size < FP32 else 0
+    working = max(chunk * (3 * FP32 + copy), chunk * (FP32 + size) + projection * size)
+    hidden = 2 * layout.micro_batch * head_positions(batch) * geometry.hidden_size * size
+    return projection * FP32 + working + hidden
+
+
+def chunk_logits(geometry: ModelGeometry, layout: Layout, batch: Batch) -> float:
+    """Logits that exist together."""
+    return min(CHUNK_LOGITS, layout.micro_batch * head_positions(batch) * geometry.vocab_size / layout.tensor)
 
 
 def tied_gradients(geometry: ModelGeometry, layout: Layout) -> float:
@@ -199,19 +212,17 @@ def tied_gradients(geometry: ModelGeometry, layout: Layout) -> float:
     return 4 * geometry.vocab_size * geometry.hidden_size * layout.weight_bytes / layout.tensor
 
 
-def scratch(geometry: ModelGeometry, layout: Layout, tokens: int, length: int, kernels: Kernels) -> float:
-    """Buffers that Megatron keeps: for unfused scores, and for sequences gathered from tensor-parallel ranks."""
-    size = layout.weight_bytes
-    scores = 0.0 if kernels.attention else tokens * geometry.num_attention_heads * length * size / layout.tensor
-    return scores + (tokens * geometry.hidden_size * size if layout.sequence_parallel else 0)
+def gathered(geometry: ModelGeometry, layout: Layout, tokens: int) -> float:
+    """Bytes of sequences gathered from tensor-parallel ranks."""
+    return tokens * geometry.hidden_size * layout.weight_bytes if layout.sequence_parallel else 0.0
 
 
 def scoring_memory(geometry: ModelGeometry, layout: Layout, batch: Batch, kernels: Kernels) -> float:
     """Peak bytes of a rank that evaluates: weights, one layer's working set or the logits. No gradients."""
-    tokens = layout.micro_batch * group_tokens(batch)
-    layer = layer_activations(geometry, layout, tokens, batch.length, kernels)
+    layer = layer_activations(geometry, layout, batch, kernels)
     weights = max(
         buffers(rank_weights(geometry, layout, stage), layout).total * layout.weight_bytes
         for stage in {0, layout.pipeline - 1}
     )
-    return weights + max(layer, head_memory(geometry, layout, batch))
+    # The head in the forward pass: a chunk's logits, the same less the largest, and their exponentials.
+    return weights + max(layer, chunk_logits(geometry, layout, batch) * 3 * FP32)

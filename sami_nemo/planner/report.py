@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sami_nemo.config import Config
@@ -106,7 +107,7 @@ def step_facts(config: Config, geometry: ModelGeometry, chosen: Estimate, batch:
     traffic = step_traffic(geometry, chosen.layout, batch, config.hardware)
     return {
         "tokens": batch.groups * group_tokens(batch),
-        "flops": step_flops(geometry, chosen.layout, batch, causal=config.hardware.accelerator == "gpu"),
+        "flops": step_flops(geometry, chosen.layout, batch, skip=config.hardware.accelerator == "gpu"),
         "seconds": chosen.step_s,
         "compute_s": chosen.compute_s,
         "communication_s": chosen.communication_s,
@@ -122,8 +123,7 @@ def stage_facts(config: Config, geometry: ModelGeometry, chosen: Estimate, batch
         return []
     devices = chosen.layout.devices
     training = gradient_steps(config) * chosen.step_s
-    longest = scoring_batch(config)
-    held_out = Batch(longest.groups, longest.constitutions, batch.prompt, batch.response)
+    held_out = replace(scoring_batch(config), prompt=batch.prompt, response=batch.response)
     scoring = (config.iterations + 1) * scoring_seconds(geometry, chosen.layout, held_out, hardware)
     engine = sum(_engine_seconds(config, geometry, n, batch) for n in range(config.iterations + 1))
     engines = config.generate.engines

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from sami_nemo.config import Config
-from sami_nemo.data.contrast_batches import collate, group_length, training_order
+from sami_nemo.data.contrast_batches import training_order
 from sami_nemo.data.records import ContrastGroup
 from sami_nemo.objective import response_logprobs, sami_loss
 from tests.distributed.test_training import Weights, assert_same_updates, in_fp32, weights
@@ -60,10 +60,14 @@ def reference(base: Path, config: Config, groups: list[ContrastGroup]) -> tuple[
 
 
 def group_loss(model: Any, group: ContrastGroup, normalization: Any) -> torch.Tensor:
-    batch = collate([group], [0], group_length(group))
-    logprobs = model(batch["tokens"]).logits.float().log_softmax(-1)
-    token_logprobs = logprobs.gather(-1, batch["labels"][..., None])[..., 0]
-    return sami_loss(response_logprobs(token_logprobs, batch["mask"], normalization).view(2, 2))
+    """As one would write it with transformers: every response behind every prompt, one at a time."""
+    values = []
+    for prompt in group.prompt_ids:
+        for response in group.response_ids:
+            logits = model(torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1]
+            token_logprobs = logits.float().log_softmax(-1).gather(-1, torch.tensor(response)[:, None])[:, 0]
+            values.append(response_logprobs(token_logprobs, torch.ones(len(response)), normalization))
+    return sami_loss(torch.stack(values).view(2, 2))
 
 
 @pytest.mark.parametrize("distributed", [True, False], ids=["distributed", "plain"])

@@ -1,13 +1,25 @@
-"""Layout, masks and dealing of contrast groups."""
+"""Layouts, masks and dealing of contrast groups, by hand."""
 
 from __future__ import annotations
 
 import itertools
+import random
 
-import torch
+import pytest
 
-from sami_nemo.data.contrast_batches import MicroBatches, collate, group_length, training_order
+from sami_nemo.data.contrast_batches import (
+    Layout,
+    MicroBatches,
+    batch_length,
+    collate,
+    deal,
+    group_length,
+    group_tokens,
+    training_order,
+)
 from sami_nemo.data.records import Constitution, ContrastGroup, Query
+
+LAYOUTS: tuple[Layout, ...] = ("shared_prefix", "plain")
 
 
 def make_group(name: str, prompts: list[list[int]], responses: list[list[int]]) -> ContrastGroup:
@@ -23,8 +35,8 @@ def make_group(name: str, prompts: list[list[int]], responses: list[list[int]]) 
 GROUP = make_group("a", [[1, 2, 3], [1, 4]], [[10], [11, 12]])
 
 
-def test_sequences_labels_and_masks_by_hand() -> None:
-    batch = collate([GROUP], [7], length=6)
+def test_plain_sequences_by_hand() -> None:
+    batch = collate([GROUP], [7], length=6, layout="plain")
     # constitution 0 x response 0, 0 x 1, 1 x 0, 1 x 1
     assert batch["tokens"].tolist() == [
         [1, 2, 3, 10, 0, 0],
@@ -32,36 +44,91 @@ def test_sequences_labels_and_masks_by_hand() -> None:
         [1, 4, 10, 0, 0, 0],
         [1, 4, 11, 12, 0, 0],
     ]
-    # The position before a response token predicts it.
-    assert batch["mask"].tolist() == [
-        [0, 0, 1, 0, 0, 0],
-        [0, 0, 1, 1, 0, 0],
-        [0, 1, 0, 0, 0, 0],
-        [0, 1, 1, 0, 0, 0],
-    ]
-    assert (batch["labels"] * batch["mask"]).tolist() == [
-        [0, 0, 10, 0, 0, 0],
-        [0, 0, 11, 12, 0, 0],
-        [0, 10, 0, 0, 0, 0],
-        [0, 11, 12, 0, 0, 0],
-    ]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 5]] * 4
+    # Hidden states lie position by position: position s of sequence n is s * 4 + n.
+    assert batch["predicts"].tolist() == [2 * 4 + 0, 2 * 4 + 1, 3 * 4 + 1, 1 * 4 + 2, 1 * 4 + 3, 2 * 4 + 3]
+    assert "row_lengths" not in batch
+
+
+def test_packed_rows_by_hand() -> None:
+    batch = collate([GROUP, GROUP], [7, 3], length=24, layout="shared_prefix")
+    row_0, row_1 = [1, 2, 3, 10, 11, 12], [1, 4, 10, 11, 12]
+    assert batch["tokens"].tolist() == [row_0 + row_1 + row_0 + row_1 + [0, 0]]
+    # Both responses go on behind the prompt.
+    positions = [0, 1, 2, 3, 3, 4, 0, 1, 2, 2, 3]
+    assert batch["position_ids"].tolist() == [positions * 2 + [0, 0]]
+    # The prompt's last token predicts the first of each response: at 2 in row 0, at 7 in row 1.
+    one = [2, 2, 4, 7, 7, 9]
+    assert batch["predicts"].tolist() == one + [11 + index for index in one]
+    assert batch["row_lengths"].tolist() == [[3, 1, 2], [2, 1, 2]] * 2
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_is_predicted_is_the_same_in_both_layouts(layout: Layout) -> None:
+    batch = collate([GROUP], [7], length=12, layout=layout)
+    assert batch["labels"].tolist() == [10, 11, 12, 10, 11, 12]
+    assert batch["mask"].tolist() == [[1, 0], [1, 1], [1, 0], [1, 1]]
+    # Into the four pairs with room for two tokens each.
+    assert batch["slots"].tolist() == [0, 2, 3, 4, 6, 7]
     assert batch["group_index"].tolist() == [7]
     assert batch["shape"].tolist() == [1, 2, 2]
+
+
+def test_lengths_and_tokens_by_hand() -> None:
     assert group_length(GROUP) == 5
+    # Each of 5 prompt tokens twice and each of 3 response tokens twice; or the prompts once.
+    assert group_tokens(GROUP, "plain") == 16
+    assert group_tokens(GROUP, "shared_prefix") == 11
+    assert batch_length([GROUP, GROUP], "plain") == 5
+    assert batch_length([GROUP, GROUP], "shared_prefix") == 22
 
 
-def test_ranks_share_a_step_without_overlap_and_pad_alike() -> None:
+def test_hands_are_equally_many_and_nearly_equal() -> None:
+    # 9 | 8, then 7 to the lighter, 6 to the other, 5 to the first of two equal ones, 4 to the one with room.
+    assert deal([4, 9, 8, 5, 7, 6], 2) == [[1, 5, 3], [2, 4, 0]]
+    draw = random.Random(0)
+    tokens = [draw.randrange(100, 900) for _ in range(64)]
+    hands = deal(tokens, 8)
+    assert sorted(itertools.chain(*hands)) == list(range(64))
+    assert {len(hand) for hand in hands} == {8}
+    loads = [sum(tokens[i] for i in hand) for hand in hands]
+    in_order = [sum(tokens[i : i + 8]) for i in range(0, 64, 8)]
+    assert max(loads) - min(loads) < (max(in_order) - min(in_order)) / 10
+
+
+def micro_batches(groups: list[ContrastGroup], order: list[int], rank: int, **options: object) -> MicroBatches:
+    settings = {"layout": "shared_prefix", "micro_batch_size": 2, "global_batch_size": 8, "data_parallel_size": 2}
+    return MicroBatches(groups, order, data_parallel_rank=rank, **(settings | options))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_ranks_share_each_step_without_overlap(layout: Layout) -> None:
+    groups = [make_group(str(i), [[1] * (i + 1)] * 2, [[5]] * 2) for i in range(16)]
+    order = training_order(16, seed=0, iteration=1)
+    ranks = [list(micro_batches(groups, order, rank, layout=layout)) for rank in range(2)]
+    assert [len(rank) for rank in ranks] == [4, 4]
+    for step in range(2):
+        both = [batch["group_index"].tolist() for rank in ranks for batch in rank[2 * step : 2 * step + 2]]
+        assert sorted(itertools.chain(*both)) == sorted(order[8 * step : 8 * step + 8])
+        tokens = [sum(group_tokens(groups[i], layout) for i in itertools.chain(*both[n : n + 2])) for n in (0, 2)]
+        # Nearer than by the largest group.
+        assert abs(tokens[0] - tokens[1]) < group_tokens(groups[-1], layout)
+
+
+def test_ranks_pad_alike_only_where_they_must() -> None:
     groups = [make_group(str(i), [[1] * (i + 1)] * 2, [[5]] * 2) for i in range(8)]
-    order = training_order(8, seed=0, iteration=1)
-    ranks = [list(MicroBatches(groups, order, 2, rank, 2)) for rank in range(2)]
-    dealt = [torch.cat([a["group_index"], b["group_index"]]).tolist() for a, b in zip(*ranks, strict=True)]
-    assert list(itertools.chain(*dealt)) == order
-    assert all(a["tokens"].shape == b["tokens"].shape for a, b in zip(*ranks, strict=True))
+    for same in (True, False):
+        ranks = [list(micro_batches(groups, list(range(8)), rank, same_length=same)) for rank in range(2)]
+        lengths = [[batch["tokens"].shape[1] for batch in rank] for rank in ranks]
+        own = [[int(batch["row_lengths"].sum()) for batch in rank] for rank in ranks]
+        assert lengths == ([[max(pair) for pair in zip(*own, strict=True)]] * 2 if same else own)
 
 
 def test_lengths_are_rounded_up() -> None:
-    [batch] = MicroBatches([GROUP], [0], 1, 0, 1, multiple=4)
+    [batch] = MicroBatches([GROUP], [0], "plain", 1, 1, 0, 1, multiple=4)
     assert batch["tokens"].shape == (4, 8)
+    [batch] = MicroBatches([GROUP], [0], "shared_prefix", 1, 1, 0, 1, multiple=4)
+    assert batch["tokens"].shape == (1, 12)
 
 
 def test_order_depends_on_seed_and_iteration_alone() -> None:

@@ -16,12 +16,29 @@ from sami_nemo.config import Config
 from sami_nemo.config_checks import check_config
 from sami_nemo.errors import ConfigError
 from sami_nemo.planner.communication import step_traffic
-from sami_nemo.planner.compute import Batch, compute_seconds, group_tokens, layer_flops, longest_batch
+from sami_nemo.planner.compute import (
+    Batch,
+    attention_flops,
+    attention_pairs,
+    compute_seconds,
+    group_tokens,
+    head_positions,
+    longest_batch,
+    matrix_flops,
+)
 from sami_nemo.planner.fit import GIB, check_plan, disk_bytes, host_bytes, spare_gib
 from sami_nemo.planner.geometry import ModelGeometry, model_geometry
 from sami_nemo.planner.layout import layout_of
 from sami_nemo.planner.layouts import estimate, fitting_layouts, misfit, rank_layouts, same_numerics
-from sami_nemo.planner.memory import CPU, GPU, activation_peak, layer_activations
+from sami_nemo.planner.memory import (
+    CHUNK_LOGITS,
+    CPU,
+    GPU,
+    activation_peak,
+    chunk_logits,
+    head_memory,
+    layer_activations,
+)
 from sami_nemo.planner.scaling import scaling_table
 
 REPOSITORY = Path(__file__).parents[2]
@@ -110,22 +127,61 @@ def test_ranking_is_by_time_and_marks_other_numerics() -> None:
     ]
 
 
-def test_numbers_by_hand() -> None:
-    """One layer of mistral-7b on 10 tokens: 218,103,808 weights in matrices, and scores with a causal mask."""
-    config = compose(["recipe=sami_mistral"])
-    geometry = known(config)
+def test_operations_by_hand() -> None:
+    """One layer of mistral-7b: 218,103,808 weights in matrices; three constitutions, 70 + 30 tokens."""
+    geometry = known(compose(["recipe=sami_mistral"]))
     matrices = 4096 * (4096 + 2 * 1024 + 4096) + 3 * 4096 * 14336
     assert matrices == 218_103_808
-    assert layer_flops(geometry, 10, 10, causal=False) == 2 * 10 * (matrices + 2 * 10 * 4096)
-    assert layer_flops(geometry, 10, 10, causal=True) == 2 * 10 * (matrices + 10 * 4096)
-    assert group_tokens(Batch(1, 3, 70, 30)) == 3 * 3 * 100
+    assert matrix_flops(geometry, 10) == 2 * 10 * matrices
+    # A score and its part of the sum over values.
+    assert attention_flops(geometry, 10) == 2 * 10 * 2 * 4096
+    plain = Batch(1, 3, 70, 30, "plain")
+    assert (group_tokens(plain), head_positions(plain)) == (9 * 100, 9 * 30)
+    assert attention_pairs(plain, skip=True) == attention_pairs(plain, skip=False) == 9 * 100**2 / 2
+    packed = replace(plain, layout="shared_prefix")
+    assert (group_tokens(packed), head_positions(packed)) == (3 * 70 + 9 * 30, 9 * 30)
+    # Three rows: the prompt by itself; 90 positions of responses with the prompt and their own, or with the whole row.
+    assert attention_pairs(packed, skip=True) == 3 * (70**2 / 2 + 90 * (70 + 15))
+    assert attention_pairs(packed, skip=False) == 3 * (70**2 / 2 + 90 * (70 + 90))
+
+
+def test_activations_by_hand() -> None:
+    config = compose(["recipe=sami_mistral"])
+    geometry = known(config)
     # Fused, bf16: norms 4 x 4,096; queries, keys, values and context 3 x 4,096 + 3 x 1,024; feed-forward 3 x 14,336.
     layout = replace(layout_of(config), tensor=1, sequence_parallel=False)
     values = 4 * 4096 + 3 * 4096 + 3 * 1024 + 3 * 14336
-    assert layer_activations(geometry, layout, 1, 10, GPU) == 2 * values + 4 * 32
-    # Scores grow with the length only where attention is not fused.
-    assert layer_activations(geometry, layout, 1, 20, GPU) == layer_activations(geometry, layout, 1, 10, GPU)
-    assert layer_activations(geometry, layout, 1, 20, CPU) > layer_activations(geometry, layout, 1, 10, CPU)
+    plain = Batch(1, 3, 70, 30, "plain")
+    packed = replace(plain, layout="shared_prefix")
+    assert layer_activations(geometry, layout, plain, GPU) == 900 * (2 * values + 4 * 32)
+    assert layer_activations(geometry, layout, packed, GPU) == 480 * (2 * values + 4 * 32)
+    # On CPUs packing keeps a second context, cosines and sines twice, and of every row a mask of 90 by 160.
+    per_token = layer_activations(geometry, layout, plain, CPU) / 900
+    more = 480 * 2 * (4096 + 4 * 128) + 2 * 3 * 90 * 160
+    assert layer_activations(geometry, layout, packed, CPU) == pytest.approx(480 * per_token + more)
+
+
+def test_only_a_chunk_of_logits_exists() -> None:
+    config = compose(["recipe=sami_mistral"])
+    geometry = known(config)
+    layout = replace(layout_of(config), tensor=1, sequence_parallel=False)
+    batch = Batch(1, 2, 70, 30, "shared_prefix")
+    assert chunk_logits(geometry, layout, batch) == 120 * 32000
+    assert chunk_logits(geometry, replace(layout, tensor=2), batch) == 120 * 16000
+    longest = longest_batch(config)
+    assert chunk_logits(geometry, layout, longest) == CHUNK_LOGITS
+    hidden = 2 * 2 * 4096
+    assert head_memory(geometry, layout, longest) - hidden * head_positions(longest) == pytest.approx(
+        # The weights' gradient in fp32 and a chunk's in bf16, the logits in fp32 and their gradient in bf16.
+        6 * (32000 * 4096 + CHUNK_LOGITS)
+    )
+
+
+def test_the_planner_knows_the_size_of_a_chunk() -> None:
+    """It does not import what needs torch."""
+    from sami_nemo.model import response_head
+
+    assert CHUNK_LOGITS == response_head.CHUNK_LOGITS
 
 
 def test_pipelines_idle_and_keep_more_micro_batches_in_front() -> None:
@@ -182,7 +238,7 @@ def test_the_tool_prints_a_plan_and_refuses_in_one_line() -> None:
     done = run_plan("recipe=sami_mistral", "--json", "--prompt-tokens", "550", "--response-tokens", "80")
     facts = json.loads(done.stdout)
     assert facts["fits"] is True
-    assert facts["step"]["tokens"] == 128 * 4 * 630
+    assert facts["step"]["tokens"] == 128 * (2 * 550 + 4 * 80)
     text = run_plan("recipe=sami_mixtral", "hardware=a100_8", "train.pipeline_parallel=1")
     assert "does NOT fit" in text.stdout and text.returncode == 0
     wrong = run_plan("recipe=sami_mistral", "hardware.efficiency=2")

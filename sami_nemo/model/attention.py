@@ -1,0 +1,170 @@
+"""Attention over contrast groups: `core_attention` of the layer spec, in both layouts of data/contrast_batches.py.
+
+In the shared-prefix layout one sequence holds many rows, each a prompt and all responses to it:
+
+    | prompt | response 0 | response 1 | … | prompt | response 0 | …
+
+A token sees the prompt of its row up to itself, and of the responses only its own. Lengths arrive as Megatron's
+attention mask, a small tensor: it goes through pipelines, and comes back when activations are computed again.
+
+Axes of tensor names: T positions of all rows, L of one row, H heads, D channels of a head; row lengths are `[row, 1 + R]`,
+the prompt's and those of the R responses.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+
+class ContrastAttention(MegatronModule):
+    """Causal attention, or that of packed rows where their lengths are given."""
+
+    def __init__(self, config: TransformerConfig, softmax_scale: float | None = None, **_: Any) -> None:
+        super().__init__(config=config)
+        assert config.context_parallel_size == 1
+        assert config.attention_dropout == 0.0, "a log-prob is not to be drawn"
+        self.scale = softmax_scale
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        attn_mask_type: AttnMaskType | None = None,
+        attention_bias: Tensor | None = None,
+        packed_seq_params: Any = None,
+    ) -> Tensor:
+        """
+        Args:
+            query: `[sequence, batch, head, channel]`; key and value with as many or fewer heads.
+            attention_mask: row lengths, see the head of this file; None: every sequence is causal by itself.
+
+        Returns:
+            `[sequence, batch, head * channel]`.
+        """
+        assert attention_bias is None and packed_seq_params is None
+        length, batch = query.shape[:2]
+        # [batch, head, sequence, channel], as torch wants it.
+        query, key, value = (tensor.permute(1, 2, 0, 3) for tensor in (query, key, value))
+        if attention_mask is None:
+            attended = scaled_dot_product_attention(
+                query, key, value, is_causal=True, scale=self.scale, enable_gqa=True
+            )
+        elif query.is_cuda:
+            attended = flex_attended(query, key, value, attention_mask, self.scale)
+        else:
+            attended = attended_by_rows(query, key, value, attention_mask, self.scale)
+        return attended.permute(2, 0, 1, 3).reshape(length, batch, -1)
+
+
+def attended_by_rows(
+    query: Tensor, key: Tensor, value: Tensor, row_lengths: Tensor, scale: float | None = None
+) -> Tensor:
+    """Row by row, so that nothing is computed between rows; padding behind the last row gives 0.
+
+    Args:
+        query: `[1, H, T, D]`; key and value with as many or fewer heads.
+        row_lengths: `[row, 1 + R]`.
+    """
+    attended = torch.zeros_like(query)
+    pieces, start = [], 0
+    for lengths in row_lengths.tolist():
+        prompt, end = start + lengths[0], start + sum(lengths)
+        for first, last, mask in ((start, prompt, None), (prompt, end, response_mask(tuple(lengths)))):
+            pieces.append(
+                scaled_dot_product_attention(
+                    query[:, :, first:last],
+                    key[:, :, start:last],
+                    value[:, :, start:last],
+                    attn_mask=mask,
+                    is_causal=mask is None,
+                    scale=scale,
+                    enable_gqa=True,
+                )
+            )
+        start = end
+    attended = torch.cat(pieces, dim=2)
+    return torch.nn.functional.pad(attended, (0, 0, 0, query.shape[2] - start))
+
+
+# Every layer, and the backward pass of checkpointed ones, asks for the masks of the same few rows.
+@functools.lru_cache(maxsize=256)
+def response_mask(lengths: tuple[int, ...]) -> Tensor:
+    """What the responses of a row see of it: `[tokens of all responses, L]`, true where they see.
+
+    Args:
+        lengths: of the prompt and of each response.
+    """
+    prompt, *responses = lengths
+    count = sum(responses)
+    segment = torch.repeat_interleave(torch.arange(len(responses)), torch.tensor(responses))
+    order = torch.arange(count)
+    own = (segment[:, None] == segment[None, :]) & (order[:, None] >= order[None, :])
+    return torch.cat([torch.ones(count, prompt, dtype=torch.bool), own], dim=1)
+
+
+def row_and_segment(row_lengths: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Row of each of `length` positions, and part of the row: 0 for the prompt. Padding is a row of its own."""
+    rows, parts = row_lengths.shape
+    row = torch.arange(rows, device=row_lengths.device)[:, None].expand(rows, parts)
+    part = torch.arange(parts, device=row_lengths.device)[None, :].expand(rows, parts)
+    counts = row_lengths.reshape(-1)
+    padding = (0, length - int(counts.sum()))
+    row_T = torch.nn.functional.pad(row.reshape(-1).repeat_interleave(counts), padding, value=rows)
+    part_T = torch.nn.functional.pad(part.reshape(-1).repeat_interleave(counts), padding, value=0)
+    return row_T, part_T
+
+
+def flex_attended(query: Tensor, key: Tensor, value: Tensor, row_lengths: Tensor, scale: float | None) -> Tensor:
+    """The same on GPUs: FlexAttention skips the blocks that nothing is seen of."""
+    # Compiled functions and block masks live as long as the process; both are made once per shape and batch.
+    return _compiled_flex_attention()(
+        query, key, value, block_mask=_block_mask_of(row_lengths, query.shape[2]), scale=scale, enable_gqa=True
+    )
+
+
+@functools.cache
+def _compiled_flex_attention() -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    # One kernel for each length of a packed sequence, of which GPU_LENGTHS leaves few; beyond 8 torch would give up.
+    torch._dynamo.config.recompile_limit = 64
+    return torch.compile(flex_attention, dynamic=False)
+
+
+# The latest batches' masks by where their row lengths lie: layers share one, also when they are computed again, and a
+# pipeline has several under way. The lengths are kept with the mask, so that no other tensor comes to lie there.
+_BLOCK_MASKS: dict[tuple[int, int], tuple[Tensor, Any]] = {}
+_BLOCK_MASKS_KEPT = 64
+
+
+def _block_mask_of(row_lengths: Tensor, length: int) -> Any:
+    key = (row_lengths.data_ptr(), length)
+    if key not in _BLOCK_MASKS:
+        while len(_BLOCK_MASKS) >= _BLOCK_MASKS_KEPT:
+            del _BLOCK_MASKS[next(iter(_BLOCK_MASKS))]
+        _BLOCK_MASKS[key] = (row_lengths, block_mask(row_lengths, length))
+    return _BLOCK_MASKS[key][1]
+
+
+def block_mask(row_lengths: Tensor, length: int) -> Any:
+    """FlexAttention's form of the same visibility."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    row_T, part_T = row_and_segment(row_lengths, length)
+
+    def sees(batch: Tensor, head: Tensor, position: Tensor, other: Tensor) -> Tensor:
+        same_row = row_T[position] == row_T[other]
+        same_part = (part_T[other] == 0) | (part_T[position] == part_T[other])
+        return same_row & same_part & (position >= other)
+
+    return create_block_mask(sees, None, None, length, length, device=str(row_lengths.device))

@@ -1,0 +1,43 @@
+"""Log-probs in chunks equal log-softmax over whole logits, values and gradients. Vocabulary-parallel: tests/distributed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sami_nemo.model import response_head
+from sami_nemo.model.response_head import token_logprobs
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 1000], ids=["one by one", "uneven", "at once"])
+def test_equals_log_softmax(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(response_head, "CHUNK_LOGITS", chunk * 50)
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = torch.randn(7, 16, generator=generator), torch.randn(50, 16, generator=generator)
+    labels = torch.tensor([0, 49, 3, 3, 17, 20, 1])
+    scales = torch.randn(7, generator=generator)
+    ours = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
+    theirs = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
+    found = token_logprobs(*ours, labels)
+    expected = (theirs[0] @ theirs[1].t()).log_softmax(-1).gather(1, labels[:, None])[:, 0]
+    assert torch.allclose(found, expected, atol=1e-5)
+    (found * scales).sum().backward()
+    (expected * scales).sum().backward()
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.grad is not None and b.grad is not None
+        assert torch.allclose(a.grad, b.grad, atol=1e-5)
+
+
+def test_no_more_than_a_chunk_of_logits_is_kept() -> None:
+    """Of 4,000 tokens over 32,000 words, logits would be 512 MB; what is saved are inputs and one number per token."""
+    hidden, weight = torch.randn(4000, 4, requires_grad=True), torch.randn(32_000, 4, requires_grad=True)
+    saved: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor.nbytes) or tensor, lambda t: t):
+        token_logprobs(hidden, weight, torch.zeros(4000, dtype=torch.long))
+    assert sum(saved) < 1_000_000
+
+
+def test_large_logits_do_not_overflow() -> None:
+    hidden, weight = torch.tensor([[1000.0]]), torch.tensor([[1.0], [-1.0]])
+    assert token_logprobs(hidden, weight, torch.tensor([0])).item() == 0.0
+    assert token_logprobs(hidden, weight, torch.tensor([1])).item() == -2000.0
