@@ -8,11 +8,14 @@ Needs nothing but Python, because it runs before anything is installed.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
-LOCKS = Path(__file__).parent / "locks"
+# Where the repository lies. The check of versions needs nothing but Python either.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from sami_nemo.versions import LOCKS, read_lock
+
 # NVIDIA builds torch with the CUDA, NCCL, Transformer Engine and Apex of the same container: another torch would break
 # them all. The bindings belong to its CUDA.
 NVIDIA_BRINGS = frozenset({"torch", "triton", "cuda-bindings", "cuda-pathfinder"})
@@ -24,16 +27,13 @@ GENERATE_NEEDS = ("jinja2", "openai", "pydantic", "pyyaml", "transformers")
 def requirements(image: str) -> list[str]:
     """Lines for pip, NAME==VERSION."""
     if image == "train":
-        return [f"{name}=={version}" for name, version in read_pins("train.txt").items() if name not in NVIDIA_BRINGS]
-    pins = read_pins("generate-gpu.txt")
+        return [
+            f"{name}=={version}"
+            for name, version in read_lock(LOCKS / "train.txt").items()
+            if name not in NVIDIA_BRINGS
+        ]
+    pins = read_lock(LOCKS / "generate-gpu.txt")
     return [f"{name}=={pins[name]}" for name in GENERATE_NEEDS]
-
-
-def read_pins(lock: str) -> dict[str, str]:
-    """Versions by normalised name."""
-    lines = (line.partition("#")[0].strip() for line in (LOCKS / lock).read_text(encoding="utf-8").splitlines())
-    pins = (line.split("==") for line in lines if line)
-    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pins}
 
 
 def main() -> int:

@@ -95,16 +95,25 @@ def look_after(config: Config, request: Request) -> int:
     return print_log(config, request.stage) if request.action == "logs" else print_status(config)
 
 
-def submit_jobs(config: Config) -> int:
-    """Check the cluster and submit every stage that is not finished. Returns the exit status."""
-    from sami_nemo.launch.claim import check_unchanged, open_run
+def checked_versions(config: Config) -> dict[str, dict[str, str]] | None:
+    """Package versions of the environments, if nothing stands against the run; else None, and all that does is printed."""
+    from sami_nemo.launch.claim import check_unchanged
     from sami_nemo.launch.preflight import preflight
-    from sami_nemo.launch.slurm import live_jobs, submit
 
     check_unchanged(config)
-    problems, _ = preflight(config)
+    problems, versions = preflight(config)
     if problems:
         print(*problems, sep="\n", file=sys.stderr)
+        return None
+    return versions
+
+
+def submit_jobs(config: Config) -> int:
+    """Check the cluster and submit every stage that is not finished. Returns the exit status."""
+    from sami_nemo.launch.claim import open_run
+    from sami_nemo.launch.slurm import live_jobs, submit
+
+    if checked_versions(config) is None:
         return EXIT_USER_ERROR
     stages = plan(config)
     with open_run(config) as results:
@@ -128,15 +137,11 @@ def run(config: Config) -> int:
     # Not needed, and not loaded, for a dry run.
     from rich.console import Console
 
-    from sami_nemo.launch.claim import check_unchanged
     from sami_nemo.launch.console import LiveView, PlainView
     from sami_nemo.launch.local_runner import ReviewPending, StageError, StageFailed, run_stages
-    from sami_nemo.launch.preflight import preflight
 
-    check_unchanged(config)
-    problems, versions = preflight(config)
-    if problems:
-        print(*problems, sep="\n", file=sys.stderr)
+    versions = checked_versions(config)
+    if versions is None:
         return EXIT_USER_ERROR
 
     for number in (signal.SIGTERM, signal.SIGHUP):

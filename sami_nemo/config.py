@@ -117,7 +117,7 @@ class GenerateConfig(Section):
     tensor_parallel: PositiveInt = 1
     """GPUs of one engine."""
     engines: PositiveInt = 1
-    """Engines that share a stage's requests; at the same time as a Slurm job array, else one after the other."""
+    """Engines that share a stage's requests: a Slurm job array, or on one machine as many at a time as have GPUs."""
     max_model_len: PositiveInt
     max_num_seqs: PositiveInt = 256
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9

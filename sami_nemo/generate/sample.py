@@ -1,7 +1,7 @@
-"""Stage `sample_n`, or one of `sample_n_engine_k`: the model of iteration n answers the evaluation queries and those that iteration n+1 trains on.
+"""Stage `sample_n`: the model of iteration n answers the evaluation queries and those that iteration n+1 trains on.
 
 Paper, Algorithm 1 and appendix A.1.1. Runs in the generation environment. Writes into iteration_<n>/responses/, or
-into iteration_<n>/engine_<k>/ where several engines share the requests (merge.py puts them together):
+as stage `sample_n_engine_k` into iteration_<n>/engine_<k>/, where engines share the requests (merge.py joins them):
 
     evaluation.jsonl, training.jsonl    `Response` rows; no training.jsonl after the last iteration, nor of the
                                         instruct baseline, which answers like an iteration's model

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 from sami_nemo.errors import EnvironmentMismatch, UserError
+from sami_nemo.launch.programs import run
 
 # nvidia-smi answers in a second; importing torch from a busy file system takes tens of seconds.
 TIMEOUT_SECONDS = 120
@@ -57,12 +57,3 @@ def check_gpu_stack(interpreter: Path) -> list[UserError]:
 def _query(fields: str) -> list[str]:
     status, output, _ = run(["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"], TIMEOUT_SECONDS)
     return output.splitlines() if status == 0 else []
-
-
-def run(command: list[str], seconds: float, cwd: Path | None = None) -> tuple[int, str, str]:
-    """Exit status, stdout and stderr; a program that is missing or hangs counts as failed."""
-    try:
-        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=seconds, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return 1, "", str(error)
-    return done.returncode, done.stdout, done.stderr

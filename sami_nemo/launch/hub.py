@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from sami_nemo.config import Config
-from sami_nemo.data.loaders import local_files
 from sami_nemo.errors import CheckpointError, DataError, UserError
+from sami_nemo.launch.stages import on_hub
 from sami_nemo.model.locate import HUB_NAME
 
 # The hub answers in a second or not at all.
@@ -21,26 +21,24 @@ def hub_cache() -> Path:
     return Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
 
 
-def check_hub(config: Config) -> list[UserError]:
-    """Models and data that are named by a hub name are within reach."""
+def absent_models(config: Config) -> dict[str, str]:
+    """Models that the run takes as they are and that are no directories here, by their key: hub names, or mistakes."""
     models = {
         "model.path": config.model.path if config.model.prepare == "none" else None,
         "evaluate.instruct": config.evaluate.instruct,
         "principles.model": config.principles.model if config.principles.source == "local" else None,
     }
+    return {field: name for field, name in models.items() if name is not None and not Path(name).is_dir()}
+
+
+def check_hub(config: Config) -> list[UserError]:
+    """Models and data that are named by a hub name are within reach."""
     problems: list[UserError] = []
-    for field, name in models.items():
-        if name is not None and not Path(name).is_dir() and HUB_NAME.fullmatch(name):
-            complaint = _complaint(name, "model")
-            if complaint is not None:
-                problems.append(CheckpointError(field, name, complaint))
+    for field, name in absent_models(config).items():
+        if HUB_NAME.fullmatch(name) and (complaint := _complaint(name, "model")) is not None:
+            problems.append(CheckpointError(field, name, complaint))
     source = config.data.source
-    try:
-        on_hub = HUB_NAME.fullmatch(source) and not local_files(source)
-    except DataError:
-        # A file that is missing: told by another check.
-        on_hub = False
-    if on_hub and (complaint := _complaint(source, "dataset")) is not None:
+    if HUB_NAME.fullmatch(source) and on_hub(source) and (complaint := _complaint(source, "dataset")) is not None:
         problems.append(DataError("data.source", source, complaint))
     return problems
 

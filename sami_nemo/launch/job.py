@@ -17,7 +17,6 @@ from pathlib import Path
 from sami_nemo.config import Config, load_config
 from sami_nemo.errors import EXIT_USER_ERROR, RunDirectoryError, UserError
 from sami_nemo.launch import manifests
-from sami_nemo.launch.manifests import State
 from sami_nemo.launch.preflight import check_node
 from sami_nemo.launch.slurm_script import NOTHING_TO_DO, START_AGAIN
 from sami_nemo.launch.stage_log import describe_exit, first_error, log_lines, log_tail
@@ -39,21 +38,14 @@ def begin(config: Config, run: RunDir, stage: Stage) -> int:
     if unfinished:
         remedy = f"stage {unfinished[0]} is not finished; submit the run again"
         raise RunDirectoryError("run directory", run.root, remedy)
-    state = manifests.inspect(run, stage)
-    if state is State.EDITED:
-        manifests.adopt(run, stage)
-    if state is State.TO_COMMIT:
-        manifests.complete(run, stage)
-    if state in (State.FINISHED, State.EDITED, State.TO_COMMIT):
+    if manifests.settle(run, stage):
         print(f"{stage.name}: finished before", flush=True)
         return NOTHING_TO_DO
     problems = check_node(config, stage)
     if problems:
         raise problems[0]
-    if state is State.TO_START:
-        manifests.start_over(run, stage)
-    manifests.begin(run, stage, job_id())
-    print(f"{stage.name}: {'goes on' if state is State.INTERRUPTED else 'starts'} in job {job_id()}", flush=True)
+    resumed = manifests.begin(run, stage, job_id())
+    print(f"{stage.name}: {'goes on' if resumed else 'starts'} in job {job_id()}", flush=True)
     return 0
 
 

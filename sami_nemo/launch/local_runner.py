@@ -19,7 +19,6 @@ from sami_nemo.errors import RunDirectoryError
 from sami_nemo.launch import manifests
 from sami_nemo.launch.claim import open_run
 from sami_nemo.launch.console import View
-from sami_nemo.launch.manifests import State
 from sami_nemo.launch.slurm import check_not_queued
 from sami_nemo.launch.stage_log import EventReader, describe_exit, log_lines, log_tail
 from sami_nemo.launch.stages import Stage, command, engines_at_once, environment_variables
@@ -88,13 +87,7 @@ def run_stages(
 
 
 def _finished_before(run: RunDir, stage: Stage, view: View) -> bool:
-    """Whether nothing is left to do but what can be done at once."""
-    state = manifests.inspect(run, stage)
-    if state is State.EDITED:
-        manifests.adopt(run, stage)
-    if state is State.TO_COMMIT:
-        manifests.complete(run, stage)
-    finished = state in (State.FINISHED, State.EDITED, State.TO_COMMIT)
+    finished = manifests.settle(run, stage)
     if finished:
         view.skipped(stage)
     return finished
@@ -152,11 +145,7 @@ class _Batch:
                 stop_group(each.process)
 
     def _start(self, stage: Stage, slot: int) -> _Running:
-        resumed = manifests.inspect(self.run, stage) is State.INTERRUPTED
-        if not resumed:
-            manifests.start_over(self.run, stage)
-        manifests.begin(self.run, stage)
-        self.view.started(stage, resumed)
+        self.view.started(stage, resumed=manifests.begin(self.run, stage))
         events = EventReader(self.run.events(stage.name))
         variables = {
             **environment_variables(stage, self.config),

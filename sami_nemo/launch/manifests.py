@@ -86,13 +86,29 @@ def start_over(run: RunDir, stage: Stage) -> None:
         _remove(partial(path))
 
 
-def begin(run: RunDir, stage: Stage, job: str | None = None) -> None:
+def settle(run: RunDir, stage: Stage) -> bool:
+    """Do what is left of a stage that needs no process. Returns whether it is finished now."""
+    state = inspect(run, stage)
+    if state is State.EDITED:
+        adopt(run, stage)
+    if state is State.TO_COMMIT:
+        complete(run, stage)
+    return state in (State.FINISHED, State.EDITED, State.TO_COMMIT)
+
+
+def begin(run: RunDir, stage: Stage, job: str | None = None) -> bool:
     """Note what the attempt that starts now is made from, and where its log starts; give an interrupted one its outputs
-    back.
+    back, and any other empty hands.
 
     Args:
         job: of Slurm, whose earlier failures still count.
+
+    Returns:
+        Whether it goes on from an interrupted attempt.
     """
+    resumed = inspect(run, stage) is State.INTERRUPTED
+    if not resumed:
+        start_over(run, stage)
     for path in stage.outputs:
         if path.exists():
             _remove(partial(path))
@@ -101,6 +117,7 @@ def begin(run: RunDir, stage: Stage, job: str | None = None) -> None:
         failure_path(run, stage).unlink(missing_ok=True)
     starts = {"log": _size(run.log(stage.name)), "events": _size(run.events(stage.name))}
     write_json(attempt_path(run, stage), {"made_from": made_from(run, stage), **starts})
+    return resumed
 
 
 def log_starts(run: RunDir, stage: Stage) -> tuple[int, int]:

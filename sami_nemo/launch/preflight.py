@@ -13,15 +13,15 @@ from pathlib import Path
 from sami_nemo.config import Config, is_loopback
 from sami_nemo.data.loaders import local_files
 from sami_nemo.errors import CheckpointError, EnvironmentMismatch, UserError
-from sami_nemo.launch.gpus import check_gpu_stack, describe_gpus, run
-from sami_nemo.launch.hub import check_hub
+from sami_nemo.launch.gpus import check_gpu_stack, describe_gpus
+from sami_nemo.launch.hub import absent_models, check_hub
+from sami_nemo.launch.programs import run
 from sami_nemo.launch.slurm import check_slurm
 from sami_nemo.launch.slurm_script import image_of, job_settings, jobs_of
 from sami_nemo.launch.stages import ROOT, Stage, plan, python
 from sami_nemo.model.locate import HUB_NAME
-from sami_nemo.planner.fit import check_plan, disk_bytes, host_bytes
+from sami_nemo.planner.fit import GIB, check_plan, disk_bytes, host_bytes
 
-GIB = 2**30
 ENVIRONMENTS = ("train", "generate")
 # Each check takes a fraction of a second; only a program that hangs, or a machine that is very busy, comes near this.
 TIMEOUT_SECONDS = 60
@@ -95,26 +95,27 @@ def _check_trackers(config: Config) -> list[UserError]:
     return problems
 
 
-def check_devices(config: Config, count: int | None = None) -> list[UserError]:
-    """This machine has the GPUs, in number and memory, and torch can use them.
-
-    Args:
-        count: GPUs that are needed; all of a node if not given.
-    """
+def check_devices(config: Config) -> list[UserError]:
+    """This machine has the GPUs of a node, in number and memory, and torch can use them."""
     hardware = config.hardware
     if hardware.accelerator == "cpu":
         return []
-    count = count or hardware.devices_per_node
-    found, enough = describe_gpus(count, hardware.gpu_memory_gib or 0)
+    needs, found, enough = _gpus(config, hardware.devices_per_node)
     if enough:
         return check_gpu_stack(python("train"))
-    memory = f" with {hardware.gpu_memory_gib} GiB or more" if hardware.gpu_memory_gib else ""
     remedy = (
-        f"{config.recipe} needs {hardware.nodes} x {count} GPUs{memory}; found one node with {found}; run it on such a "
+        f"{config.recipe} needs {hardware.nodes} x {needs}; found one node with {found}; run it on such a "
         "machine (cluster=slurm submits it), or choose hardware (hardware=NAME, see conf/hardware) and parallel layout "
         "that fit"
     )
     return [EnvironmentMismatch("hardware", hardware.name, remedy)]
+
+
+def _gpus(config: Config, count: int) -> tuple[str, str, bool]:
+    """GPUs that are needed and found here, in words, and whether they are enough."""
+    memory = config.hardware.gpu_memory_gib
+    found, enough = describe_gpus(count, memory or 0)
+    return f"{count} GPUs" + (f" with {memory} GiB or more" if memory else ""), found, enough
 
 
 def check_nodes(config: Config) -> list[UserError]:
@@ -130,26 +131,20 @@ def check_node(config: Config, stage: Stage) -> list[UserError]:
     gpus = job_settings(config, stage).gpus_per_node
     if not gpus:
         return []
-    found, enough = describe_gpus(gpus, config.hardware.gpu_memory_gib or 0)
+    needs, found, enough = _gpus(config, gpus)
     if enough:
         return check_gpu_stack(Path(sys.executable))
-    memory = f" with {config.hardware.gpu_memory_gib} GiB or more" if config.hardware.gpu_memory_gib else ""
-    remedy = f"{stage.name} needs {gpus} GPUs{memory}; {socket.gethostname()} has {found}; see cluster.{stage.kind}"
+    remedy = f"{stage.name} needs {needs}; {socket.gethostname()} has {found}; see cluster.{stage.kind}"
     return [EnvironmentMismatch("node", socket.gethostname(), remedy)]
 
 
 def check_model(config: Config) -> list[UserError]:
     """The base model, the instruct baseline and a local writer are there, can be made, or may be on the hub."""
-    asked = {
-        "model.path": config.model.path if config.model.prepare == "none" else None,
-        "evaluate.instruct": config.evaluate.instruct,
-        "principles.model": config.principles.model if config.principles.source == "local" else None,
-    }
     remedy = "no such directory; give a Hugging Face checkpoint or a hub name"
     return [
         CheckpointError(field, path, remedy)
-        for field, path in asked.items()
-        if path is not None and not Path(path).is_dir() and not HUB_NAME.fullmatch(path)
+        for field, path in absent_models(config).items()
+        if not HUB_NAME.fullmatch(path)
     ]
 
 

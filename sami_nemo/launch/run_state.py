@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sami_nemo.launch import manifests
 from sami_nemo.launch.claim import Launcher
+from sami_nemo.launch.console import Progress
 from sami_nemo.launch.manifests import State
-from sami_nemo.launch.slurm import LiveJob
-from sami_nemo.launch.stage_log import LOG_TAIL_LINES, last_progress, log_lines, log_tail
+from sami_nemo.launch.slurm import LiveJob, recorded_ids
+from sami_nemo.launch.stage_log import last_progress, log_lines, log_tail
 from sami_nemo.launch.stages import Stage
 from sami_nemo.run_dir import RunDir, read_json
 
@@ -46,7 +46,7 @@ def read_states(
         jobs: of the run, with Slurm.
     """
     by_stage = {name: job for job in jobs for name in job.stages}
-    ids = _recorded_ids(run)
+    ids = recorded_ids(run)
     states: list[StageState] = []
     unfinished: set[str] = set()
     for stage in stages:
@@ -79,21 +79,9 @@ def _state(
     return StageState(stage, STOPPED)
 
 
-def _recorded_ids(run: RunDir) -> dict[str, str]:
-    path = run.jobs / "jobs.json"
-    return read_json(path) if path.exists() else {}
-
-
 def _progress(run: RunDir, stage: Stage) -> str:
     event = last_progress(run.events(stage.name), manifests.log_starts(run, stage)[1])
-    return describe(event) if event else ""
-
-
-def describe(event: dict[str, Any]) -> str:
-    """A progress event in words: 3/6 steps, loss 0.69."""
-    values = ((key, value) for key, value in event.items() if key not in ("time", "done", "total", "unit"))
-    words = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in values)
-    return ", ".join([f"{event['done']}/{event['total']} {event['unit']}", *words])
+    return Progress(first=event, last=event).line() if event else ""
 
 
 def status_lines(run: RunDir, states: Sequence[StageState]) -> list[str]:
@@ -131,4 +119,4 @@ def tail_of(run: RunDir, stage: Stage) -> tuple[Path, list[str]] | None:
     logs = [path for path in (run.log(stage.name), run.job_log(stage.name)) if path.exists() and path.stat().st_size]
     if not logs:
         return None
-    return logs[0], log_tail(log_lines(logs[0], 0)).splitlines()[-LOG_TAIL_LINES:]
+    return logs[0], log_tail(log_lines(logs[0], 0)).splitlines()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -19,6 +18,7 @@ from sami_nemo.config import Config
 from sami_nemo.errors import EnvironmentMismatch, RunDirectoryError, UserError
 from sami_nemo.launch import manifests
 from sami_nemo.launch.manifests import State
+from sami_nemo.launch.programs import run as run_program
 from sami_nemo.launch.slurm_script import Job, image_of, job_of, job_settings
 from sami_nemo.launch.stages import Stage
 from sami_nemo.run_dir import RunDir, read_json, write_json, write_text
@@ -53,8 +53,7 @@ def submit(config: Config, run: RunDir, stages: Sequence[Stage]) -> dict[str, st
     ids = {stage: job.id.partition("_")[0] for job in live_jobs(run, stages) for stage in job.stages}
     live, submitted = set(ids), {}
     unfinished: set[str] = set()
-    record = run.jobs / "jobs.json"
-    recorded = read_json(record) if record.exists() else {}
+    recorded = recorded_ids(run)
     for _, group in groupby(stages, key=lambda stage: stage.array):
         waiting = [stage for stage in group if _to_do(run, stage, unfinished)]
         unfinished |= {stage.name for stage in waiting}
@@ -65,10 +64,19 @@ def submit(config: Config, run: RunDir, stages: Sequence[Stage]) -> dict[str, st
             for stage in missing:
                 ids[stage.name] = submitted[stage.name] = number
                 recorded[stage.name] = number if stage.engine is None else f"{number}_{stage.engine}"
-            write_json(record, recorded)
+            write_json(_record(run), recorded)
         if any(stage.review for stage in waiting):
             break
     return submitted
+
+
+def recorded_ids(run: RunDir) -> dict[str, str]:
+    """Id of the latest job of each stage that was ever submitted."""
+    return read_json(_record(run)) if _record(run).exists() else {}
+
+
+def _record(run: RunDir) -> Path:
+    return run.jobs / "jobs.json"
 
 
 def _to_do(run: RunDir, stage: Stage, unfinished: set[str]) -> bool:
@@ -163,18 +171,11 @@ def check_slurm(config: Config, jobs: Sequence[Job]) -> list[UserError]:
 
 def refusal(job: Job) -> str | None:
     """Why the cluster would not take a job; None if it would."""
-    done = subprocess.run(
-        ["sbatch", "--test-only"],
-        input=job.script,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
-    )
-    if done.returncode == 0:
+    status, _, error = run_program(["sbatch", "--test-only"], TIMEOUT_SECONDS, text=job.script)
+    if status == 0:
         return None
     return " ".join(
-        line.removeprefix("sbatch: error: ").removeprefix("allocation failure: ") for line in done.stderr.splitlines()
+        line.removeprefix("sbatch: error: ").removeprefix("allocation failure: ") for line in error.splitlines()
     )
 
 
@@ -199,10 +200,7 @@ def ask_slurm(*words: str) -> str:
     Raises:
         EnvironmentMismatch: it is not there, fails, or does not answer.
     """
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise EnvironmentMismatch(words[0], str(error), "run this on a login node of the cluster") from None
-    if done.returncode != 0:
-        raise EnvironmentMismatch(words[0], " ".join(done.stderr.split()), "Slurm refuses this")
-    return done.stdout
+    status, output, error = run_program(list(words), TIMEOUT_SECONDS)
+    if status != 0:
+        raise EnvironmentMismatch(words[0], " ".join(error.split()), "failed; is this a login node of the cluster?")
+    return output

@@ -6,13 +6,14 @@ Engines that share the requests of a stage are the tasks of one job array.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 
 from sami_nemo.config import Config, JobConfig
 from sami_nemo.data.loaders import local_files
@@ -58,7 +59,6 @@ def render(config: Config, stages: tuple[Stage, ...]) -> str:
     image = image_of(config, first)
     # Inside an image, the first Python is the stage's; outside, it is in .venv on a file system that all nodes see.
     interpreter = "python3" if image else str(python(first.environment))
-    template = Environment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(TEMPLATE.read_text())
     # The engine's number comes from the array, and everything else is the same for all its tasks.
     words = [interpreter, *command(dataclasses.replace(first, engine=None), config)[1:]]
     variables = {**environment_variables(first, config), **job.environment}
@@ -66,7 +66,7 @@ def render(config: Config, stages: tuple[Stage, ...]) -> str:
     if first.environment == "train" and (not first.distributed or config.hardware.threads_per_process is None):
         processes = config.hardware.devices_per_node if first.distributed else 1
         quoted["OMP_NUM_THREADS"] = f"$((SLURM_CPUS_ON_NODE > {processes} ? SLURM_CPUS_ON_NODE / {processes} : 1))"
-    return template.render(
+    return _template().render(
         options=sbatch_options(config, stages, job, run),
         stage=first.array,
         stage_expression=first.name if first.engine is None else f'"{first.array}_engine_$SLURM_ARRAY_TASK_ID"',
@@ -81,6 +81,11 @@ def render(config: Config, stages: tuple[Stage, ...]) -> str:
         nothing_to_do=NOTHING_TO_DO,
         start_again=START_AGAIN,
     )
+
+
+@functools.cache
+def _template() -> Template:
+    return Environment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(TEMPLATE.read_text())
 
 
 def job_settings(config: Config, stage: Stage) -> JobConfig:

@@ -91,7 +91,7 @@ def plan(config: Config) -> list[Stage]:
             inputs=("principles", "model"),
             outputs=(run.queries,),
             tokenizer_only=True,
-            uses_hub=_on_hub(config.data.source),
+            uses_hub=on_hub(config.data.source),
         ),
     ]
     if config.evaluate.instruct is not None:
@@ -101,7 +101,7 @@ def plan(config: Config) -> list[Stage]:
     return stages
 
 
-def _on_hub(source: str) -> bool:
+def on_hub(source: str) -> bool:
     """Whether `source` is a hub data set: neither a file nor a name of one that is missing."""
     try:
         return not local_files(source)

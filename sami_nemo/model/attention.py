@@ -75,7 +75,6 @@ def attended_by_rows(
         query: `[1, H, T, D]`; key and value with as many or fewer heads.
         row_lengths: `[row, 1 + R]`.
     """
-    attended = torch.zeros_like(query)
     pieces, start = [], 0
     for lengths in row_lengths.tolist():
         prompt, end = start + lengths[0], start + sum(lengths)

@@ -45,8 +45,9 @@ class ContrastGPTModel(GPTModel):
         if predicts_n is None or labels_n is None:
             return super().forward(input_ids, position_ids, attention_mask, **megatron)
         inputs = self.embedding(input_ids=input_ids, position_ids=position_ids) if self.pre_process else None
-        # Angles of every position up to the last, picked by each token's own. In the plain layout all sequences count alike.
-        angles = self.rotary_pos_emb(int(position_ids.max()) + 1)[position_ids[0]]
+        # Angles of all positions, which Megatron keeps, picked by each token's own. In the plain layout all sequences count
+        # alike.
+        angles = self.rotary_pos_emb(self.max_sequence_length)[position_ids[0]]
         hidden = self.decoder(hidden_states=inputs, attention_mask=attention_mask, rotary_pos_emb=angles)
         if not self.post_process:
             return hidden

@@ -13,7 +13,7 @@ from sami_nemo.config import HardwareConfig
 from sami_nemo.planner.compute import Batch, group_tokens
 from sami_nemo.planner.geometry import ModelGeometry
 from sami_nemo.planner.layout import Layout
-from sami_nemo.planner.parameters import buffers, rank_weights
+from sami_nemo.planner.parameters import largest_buffers
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,7 @@ def _ring(name: str, sent: float, members: int, stride: int, layout: Layout, har
 
 def _data_parallel(geometry: ModelGeometry, layout: Layout, hardware: HardwareConfig) -> list[Traffic]:
     """Gradients are summed and, with the distributed optimizer, updated weights gathered; once in a step."""
-    held = max(
-        (buffers(rank_weights(geometry, layout, stage), layout) for stage in {0, layout.pipeline - 1}),
-        key=lambda each: each.total,
-    )
+    held = largest_buffers(geometry, layout)
     # A reduce-scatter or all-gather sends (n - 1) / n of a buffer; an all-reduce is both.
     size = layout.gradient_bytes + (layout.weight_bytes if layout.distributed_optimizer else layout.gradient_bytes)
     parts = [("gradients and weights (DP)", held.dense, layout.data, layout.tensor)]

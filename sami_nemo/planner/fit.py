@@ -5,13 +5,21 @@ from __future__ import annotations
 from sami_nemo.config import Config
 from sami_nemo.errors import EnvironmentMismatch, UserError
 from sami_nemo.planner.compute import Batch, longest_batch, scoring_batch
-from sami_nemo.planner.engine import cache_bytes, cache_bytes_per_token, engine_weight_bytes
+from sami_nemo.planner.engine import GIB, cache_bytes, cache_bytes_per_token, engine_weight_bytes
 from sami_nemo.planner.geometry import ModelGeometry, model_geometry
 from sami_nemo.planner.layout import Layout, layout_of
 from sami_nemo.planner.memory import CPU, GPU, Kernels, RankMemory, optimizer_bytes, scoring_memory, worst_rank
-from sami_nemo.planner.parameters import SINGLE, buffers, count, layer_weights, rank_weights, shards, total_parameters
+from sami_nemo.planner.parameters import (
+    SINGLE,
+    buffers,
+    count,
+    largest_buffers,
+    layer_weights,
+    rank_weights,
+    shards,
+    total_parameters,
+)
 
-GIB = 2**30
 # What a process holds on its GPU besides tensors: CUDA context and kernels (0.5 to 1 GiB), cuBLAS workspaces, and the
 # buffers of about ten NCCL communicators.
 RESERVED_GIB = 3.0
@@ -148,10 +156,7 @@ def disk_bytes(config: Config) -> int | None:
 def host_stages(config: Config, geometry: ModelGeometry) -> dict[str, float]:
     """Bytes of host memory per node of the stages that need most. Files that are mapped come and go: not counted."""
     layout, processes = layout_of(config), config.hardware.devices_per_node
-    own = max(
-        shards(buffers(rank_weights(geometry, layout, stage), layout), layout).total
-        for stage in {0, layout.pipeline - 1}
-    )
+    own = shards(largest_buffers(geometry, layout), layout).total
     base = float(processes * PROCESS_BYTES)
     one_layer = count(layer_weights(geometry, SINGLE, 1))
     ends = geometry.vocab_size * geometry.hidden_size

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sami_nemo.planner.compute import Batch, group_tokens, head_positions
 from sami_nemo.planner.geometry import ModelGeometry
 from sami_nemo.planner.layout import Layout
-from sami_nemo.planner.parameters import Buffers, buffers, rank_weights, shards
+from sami_nemo.planner.parameters import Buffers, buffers, largest_buffers, rank_weights, shards
 
 FP32 = 4
 # CHUNK_LOGITS of model/response_head.py, which needs torch.
@@ -220,9 +220,6 @@ def gathered(geometry: ModelGeometry, layout: Layout, tokens: int) -> float:
 def scoring_memory(geometry: ModelGeometry, layout: Layout, batch: Batch, kernels: Kernels) -> float:
     """Peak bytes of a rank that evaluates: weights, one layer's working set or the logits. No gradients."""
     layer = layer_activations(geometry, layout, batch, kernels)
-    weights = max(
-        buffers(rank_weights(geometry, layout, stage), layout).total * layout.weight_bytes
-        for stage in {0, layout.pipeline - 1}
-    )
+    weights = largest_buffers(geometry, layout).total * layout.weight_bytes
     # The head in the forward pass: a chunk's logits, the same less the largest, and their exponentials.
     return weights + max(layer, chunk_logits(geometry, layout, batch) * 3 * FP32)

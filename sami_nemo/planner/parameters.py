@@ -118,6 +118,12 @@ def shards(held: Buffers, layout: Layout) -> Buffers:
     return Buffers(held.dense // layout.data, held.expert // layout.expert_data)
 
 
+def largest_buffers(geometry: ModelGeometry, layout: Layout) -> Buffers:
+    """Of the pipeline stage that holds most: one of the ends."""
+    ends = {0, layout.pipeline - 1}
+    return max((buffers(rank_weights(geometry, layout, stage), layout) for stage in ends), key=lambda held: held.total)
+
+
 def total_parameters(geometry: ModelGeometry) -> int:
     """Of the whole model; tied embeddings count once."""
     return count(rank_weights(geometry, SINGLE, stage=0))

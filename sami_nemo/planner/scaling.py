@@ -8,6 +8,7 @@ from sami_nemo.planner.compute import gradient_steps
 from sami_nemo.planner.fit import GIB
 from sami_nemo.planner.geometry import ModelGeometry, model_geometry
 from sami_nemo.planner.layouts import Estimate, rank_layouts, stated_numerics
+from sami_nemo.planner.report import HOUR
 
 RECIPES = ("sami_mistral", "sami_mixtral", "sami_mixtral_8x22b")
 HARDWARE = "a100_8"
@@ -26,7 +27,6 @@ HEADER = (
     "GPU-hours",
     "limited by",
 )
-HOUR = 3600
 
 
 def scaling_table() -> str:
