@@ -141,8 +141,9 @@ class TrainConfig(Section):
     """N_c."""
     layout: Literal["shared_prefix", "plain"] = "shared_prefix"
     """Every prompt once with all responses to it, or every response behind every prompt: slower, the reference."""
-    micro_batch_size: PositiveInt = 1
-    """Contrast groups per forward pass of a rank."""
+    micro_batch_tokens: PositiveInt | None = None
+    """Most tokens per forward pass of a rank: as many contrast groups as fit, at least one. Null: as many tokens as the
+    longest group of the step has, so that packing takes no memory."""
     optimizer: Literal["adamw", "rmsprop"]
     lr: PositiveFloat
     weight_decay: NonNegativeFloat = 0.0

@@ -177,12 +177,8 @@ def check_devices(config: Config, geometry: Geometry) -> None:
 
 
 def check_batch(config: Config, geometry: Geometry) -> None:
-    at_once = config.data_parallel * config.train.micro_batch_size
-    if config.train.batch_size % at_once:
-        remedy = (
-            f"must be a multiple of {at_once}: {config.data_parallel} data-parallel ranks "
-            f"x train.micro_batch_size={config.train.micro_batch_size}"
-        )
+    if config.train.batch_size % config.data_parallel:
+        remedy = f"must be a multiple of {config.data_parallel}: so many data-parallel ranks share a step"
         raise ConfigError("train.batch_size", config.train.batch_size, remedy)
 
 

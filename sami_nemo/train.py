@@ -65,8 +65,7 @@ def train_and_export(
         StepLog(config, directory, resumed, total, loggers),
     ]
     trainer = build_trainer(config, max_steps=total - resumed, callbacks=callbacks)
-    on_gpu = config.hardware.accelerator == "gpu"
-    trainer.fit(model, ContrastDataModule(groups, order, train, train.batch_size, on_gpu))
+    trainer.fit(model, ContrastDataModule(config, groups, order, train.batch_size))
     if resumed + trainer.global_step < total:
         if stage_entry.is_writer():
             print(f"stopped as asked; saved at step {resumed + trainer.global_step} of {total}", flush=True)

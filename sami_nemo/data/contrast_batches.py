@@ -6,8 +6,8 @@ shared prefix   one sequence for a whole micro-batch, N_c rows a group: a prompt
                 prompt, so log-probs are those of the plain layout, from N_c P + N_c^2 R instead of N_c^2 (P + R)
                 positions for prompts of P and responses of R tokens.
 
-Either way a batch says where the model predicts a response token, which token that is, and to which pair of constitution
-and response it belongs.
+Either way several groups share a micro-batch, up to a budget of tokens, and a batch says where the
+model predicts a response token, which token that is, and to which pair of constitution and response it belongs.
 
 Axes of tensor names: B contrast groups, C constitutions, R responses, N = B*C*R pairs in that order, S positions of a
 sequence, T tokens of a response, n predicted tokens.
@@ -50,16 +50,21 @@ def batch_length(groups: Sequence[ContrastGroup], layout: Layout) -> int:
     return sum(group_tokens(group, layout) for group in groups)
 
 
-def collate(groups: Sequence[ContrastGroup], indices: Sequence[int], length: int, layout: Layout) -> Batch:
+def collate(
+    groups: Sequence[ContrastGroup], indices: Sequence[int], length: int, layout: Layout, weight: float = 1.0
+) -> Batch:
     """Token tensors of `groups`, padded on the right to `length`.
 
     Padding stands behind everything that counts, where nothing sees it.
 
+    Args:
+        weight: of the micro-batch in the mean over a step's micro-batches.
+
     Returns:
         tokens and position_ids `[sequence, S]`; predicts_n, indices into positions of all sequences, position by position
         (s * sequences + sequence, as Megatron lays out hidden states); labels_n; slots_n, indices into `[N, T]`; mask_NT, 1
-        where a response has a token; group_index_B; shape, the sizes (B, C, R); row_lengths `[row, 1 + R]` in the shared
-        prefix layout.
+        where a response has a token; group_index_B; shape, the sizes (B, C, R); weight; row_lengths `[row, 1 + R]` in the
+        shared prefix layout.
     """
     constitutions, responses = len(groups[0].prompt_ids), len(groups[0].response_ids)
     arrange = _plain if layout == "plain" else _shared_prefix
@@ -73,6 +78,7 @@ def collate(groups: Sequence[ContrastGroup], indices: Sequence[int], length: int
         "mask": mask_NT,
         "group_index": torch.tensor(indices),
         "shape": torch.tensor((len(groups), constitutions, responses)),
+        "weight": torch.tensor(weight),
     }
 
 
@@ -120,16 +126,18 @@ def training_order(groups: int, seed: int, iteration: int) -> list[int]:
     return order
 
 
-def deal(tokens: Sequence[int], hands: int) -> list[list[int]]:
-    """Share out what weighs `tokens` in `hands` of equally many and nearly equal weight.
+def deal(tokens: Sequence[int], hands: int, room: int) -> list[list[int]]:
+    """Share out what weighs `tokens` in `hands` of nearly equal weight.
 
     The heaviest goes first, each to the lightest hand that has room; ties go to the first.
 
+    Args:
+        room: things that a hand can hold.
+
     Returns:
-        Indices into `tokens`, of each hand from heavy to light.
+        Indices into `tokens`, of each hand from heavy to light; none is empty if there are as many.
     """
-    assert len(tokens) % hands == 0, "hands must hold equally many"
-    room = len(tokens) // hands
+    assert len(tokens) <= hands * room, "there must be room for all"
     dealt: list[list[int]] = [[] for _ in range(hands)]
     for index in sorted(range(len(tokens)), key=lambda i: (-tokens[i], i)):
         lightest = min((hand for hand in dealt if len(hand) < room), key=lambda hand: sum(tokens[i] for i in hand))
@@ -137,16 +145,38 @@ def deal(tokens: Sequence[int], hands: int) -> list[list[int]]:
     return dealt
 
 
-class MicroBatches(IterableDataset[Batch]):
-    """This data-parallel rank's micro-batches, step after step.
+def deal_step(tokens: Sequence[int], ranks: int, budget: int | None) -> list[list[list[int]]]:
+    """Deal the groups of a step to the data-parallel ranks, and those of a rank to its micro-batches.
 
-    The groups of a step are dealt to the ranks, and those of a rank to its micro-batches, so that tokens are balanced and
-    all hold equally many groups: every group weighs the same in the loss. A step's micro-batches come from heavy to light
-    on all ranks, which wait for one another where experts are exchanged.
+    All ranks get equally many groups and have equally many micro-batches, as few as the budget allows: they wait for one
+    another where experts are exchanged.
 
     Args:
-        order: indices into `groups`, a whole number of global batches.
-        global_batch_size: groups of a step over all ranks.
+        tokens: of each group.
+        budget: most tokens of a micro-batch, which a single group may exceed; None: those of the longest group.
+
+    Returns:
+        Indices into `tokens` by rank and micro-batch. Micro-batches come from heavy to light on all ranks.
+    """
+    assert len(tokens) % ranks == 0, "ranks must have equally many groups"
+    most = max(budget or 0, *tokens)
+    each = len(tokens) // ranks
+    hands = deal(tokens, ranks, room=each)
+    for count in range(1, each + 1):
+        dealt = [deal([tokens[i] for i in hand], count, room=each) for hand in hands]
+        step = [[[hand[i] for i in micro] for micro in micros] for hand, micros in zip(hands, dealt, strict=True)]
+        loads = [[sum(tokens[i] for i in micro) for micro in micros] for micros in step]
+        if max(max(load) for load in loads) <= most:
+            break
+    return [sorted(micros, key=lambda micro: -sum(tokens[i] for i in micro)) for micros in step]
+
+
+class MicroBatches(IterableDataset[Batch]):
+    """One data-parallel rank's micro-batches, step after step.
+
+    Args:
+        steps: indices into `groups` by step, rank and micro-batch, see `deal_step`.
+        rank: whose.
         multiple: sequence lengths are rounded up to a multiple of it (tensor-parallel size under sequence
             parallelism).
         same_length: all ranks pad a micro-batch to the same length, which expert parallelism with the all-gather
@@ -156,48 +186,32 @@ class MicroBatches(IterableDataset[Batch]):
     def __init__(
         self,
         groups: Sequence[ContrastGroup],
-        order: Sequence[int],
+        steps: Sequence[list[list[list[int]]]],
         layout: Layout,
-        micro_batch_size: int,
-        global_batch_size: int,
-        data_parallel_rank: int,
-        data_parallel_size: int,
+        rank: int,
         multiple: int = 1,
         same_length: bool = False,
     ) -> None:
         self.groups = groups
-        self.order = order
+        self.steps = steps
         self.layout = layout
-        self.micro_batch_size = micro_batch_size
-        self.global_batch_size = global_batch_size
-        self.rank = data_parallel_rank
-        self.ranks = data_parallel_size
+        self.rank = rank
         self.multiple = multiple
         self.same_length = same_length
-        assert len(order) % global_batch_size == 0, "the order must fill whole batches"
-        assert global_batch_size % (micro_batch_size * data_parallel_size) == 0, "a step must fill whole micro-batches"
 
     def __len__(self) -> int:
-        return len(self.order) // (self.micro_batch_size * self.ranks)
+        return sum(len(step[self.rank]) for step in self.steps)
 
     def __iter__(self) -> Iterator[Batch]:
-        for start in range(0, len(self.order), self.global_batch_size):
-            everyone = self._deal(self.order[start : start + self.global_batch_size])
-            for together in zip(*everyone, strict=True):
+        for step in self.steps:
+            groups_of_rank = sum(map(len, step[self.rank]))
+            for together in zip(*step, strict=True):
                 mine = together[self.rank]
                 longest = max(self._length(micro) for micro in (together if self.same_length else [mine]))
                 length = -(-longest // self.multiple) * self.multiple
-                yield collate([self.groups[i] for i in mine], mine, length, self.layout)
-
-    def _deal(self, step: Sequence[int]) -> list[list[list[int]]]:
-        """Group indices of a step by rank and micro-batch."""
-        weights = [group_tokens(self.groups[i], self.layout) for i in step]
-        hands = []
-        for hand in deal(weights, self.ranks):
-            micro_batches = deal([weights[i] for i in hand], len(hand) // self.micro_batch_size)
-            micro_batches.sort(key=lambda micro: -sum(weights[hand[i]] for i in micro))
-            hands.append([[step[hand[i]] for i in micro] for micro in micro_batches])
-        return hands
+                # A step's loss is the mean over its micro-batches: so every group weighs the same.
+                weight = len(mine) * len(step[self.rank]) / groups_of_rank
+                yield collate([self.groups[i] for i in mine], mine, length, self.layout, weight)
 
     def _length(self, micro_batch: Sequence[int]) -> int:
         return batch_length([self.groups[i] for i in micro_batch], self.layout)

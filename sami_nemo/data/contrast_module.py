@@ -8,11 +8,12 @@ from typing import Any
 
 import lightning.pytorch as pl
 from megatron.core import parallel_state
+from nemo.lightning.megatron_parallel import MegatronStep
 from nemo.lightning.pytorch.plugins import MegatronDataSampler
 from torch.utils.data import DataLoader
 
-from sami_nemo.config import TrainConfig
-from sami_nemo.data.contrast_batches import Batch, MicroBatches, batch_length
+from sami_nemo.config import Config
+from sami_nemo.data.contrast_batches import Batch, MicroBatches, batch_length, deal_step, group_tokens
 from sami_nemo.data.records import ContrastGroup
 
 # Of packed sequences on GPUs, whose attention is compiled for each length: few lengths, and at most so much padding.
@@ -20,7 +21,27 @@ GPU_LENGTHS = 512
 
 
 class ContrastSampler(MegatronDataSampler):
-    """Tells Megatron the batch sizes; `MicroBatches` has already dealt the groups to the ranks."""
+    """Tells Megatron how many micro-batches the coming step has; `MicroBatches` has dealt the groups to the ranks.
+
+    Steps come in order, and again from the first: for a reference pass before training.
+
+    Args:
+        micro_batches: of each step, on every rank.
+    """
+
+    def __init__(self, micro_batches: Sequence[int], **megatron: Any) -> None:
+        super().__init__(**megatron, micro_batch_size=1, output_log=False)
+        self.micro_batches = micro_batches
+        self.steps = 0
+
+    @property
+    def num_microbatches(self) -> int:
+        return self.micro_batches[self.steps % len(self.micro_batches)]
+
+    def on_megatron_step_start(self, step: MegatronStep) -> MegatronStep:
+        started = super().on_megatron_step_start(step)
+        self.steps += 1
+        return started
 
     def transform_dataloader(self, dataloader: DataLoader[Batch], consumed_samples: int = 0) -> DataLoader[Batch]:
         return dataloader
@@ -31,44 +52,50 @@ class ContrastDataModule(pl.LightningDataModule):
 
     Args:
         groups: all with the same number of constitutions.
-        order: indices into `groups`, a whole number of global batches.
-        global_batch_size: groups per step over all data-parallel ranks.
-        on_gpu: whether kernels are compiled for the lengths of sequences.
+        order: indices into `groups`, a whole number of batches.
+        batch_size: groups that are dealt together, over all data-parallel ranks.
+        one_by_one: each micro-batch is a step of its own (for scoring); otherwise a batch is a step.
     """
 
     def __init__(
         self,
+        config: Config,
         groups: Sequence[ContrastGroup],
         order: Sequence[int],
-        train: TrainConfig,
-        global_batch_size: int,
-        on_gpu: bool = False,
+        batch_size: int,
+        one_by_one: bool = False,
     ) -> None:
         super().__init__()
-        assert len(order) % global_batch_size == 0, "the order must fill whole batches"
-        self.groups = groups
-        self.order = order
+        assert len(order) % batch_size == 0, "the order must fill whole batches"
+        train = config.train
         self.train_config = train
-        self.global_batch_size = global_batch_size
+        self.groups = groups
+        self.batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        self.dealt = [self._deal(batch, config.data_parallel) for batch in self.batches]
         self.multiple = train.tensor_parallel if train.sequence_parallel else 1
-        if on_gpu and train.layout == "shared_prefix":
+        if config.hardware.accelerator == "gpu" and train.layout == "shared_prefix":
             self.multiple = math.lcm(self.multiple, GPU_LENGTHS)
+        counts = [len(ranks[0]) for ranks in self.dealt]
         self.data_sampler = ContrastSampler(
-            # Pipeline stages exchange the true lengths; this is only an upper limit.
+            [1] * sum(counts) if one_by_one else counts,
+            # Pipeline stages exchange the true lengths.
             seq_len=max(batch_length([group], train.layout) for group in groups),
-            micro_batch_size=train.micro_batch_size,
-            global_batch_size=global_batch_size,
-            output_log=False,
+            global_batch_size=batch_size,
         )
+
+    def _deal(self, batch: Sequence[int], ranks: int) -> list[list[list[int]]]:
+        """Indices into `groups` by rank and micro-batch."""
+        tokens = [group_tokens(self.groups[index], self.train_config.layout) for index in batch]
+        dealt = deal_step(tokens, ranks, self.train_config.micro_batch_tokens)
+        return [[[batch[i] for i in micro] for micro in micros] for micros in dealt]
 
     @property
     def steps(self) -> int:
-        return len(self.order) // self.global_batch_size
+        return len(self.data_sampler.micro_batches)
 
     def step_groups(self, step: int) -> list[ContrastGroup]:
         """The groups of a step (from 0) over all ranks."""
-        start = step * self.global_batch_size
-        return [self.groups[index] for index in self.order[start : start + self.global_batch_size]]
+        return [self.groups[index] for index in self.batches[step]]
 
     def step_tokens(self, step: int) -> int:
         """Tokens of all pairs of a prompt and a response, over all ranks: what a step amounts to in any layout."""
@@ -83,12 +110,9 @@ class ContrastDataModule(pl.LightningDataModule):
         train = self.train_config
         return MicroBatches(
             self.groups,
-            self.order,
+            self.dealt,
             train.layout,
-            train.micro_batch_size,
-            self.global_batch_size,
             parallel_state.get_data_parallel_rank(),
-            parallel_state.get_data_parallel_world_size(),
             multiple=self.multiple,
             same_length=train.expert_parallel > 1 and train.moe_dispatcher == "allgather",
         )

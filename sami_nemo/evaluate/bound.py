@@ -61,15 +61,15 @@ def score_groups(config: Config, model: Any, groups: list[ContrastGroup]) -> lis
     from sami_nemo.model.trainer import build_trainer
 
     train = config.train
-    together = train.micro_batch_size * config.data_parallel
-    # The last group fills up the last micro-batch; scoring it twice changes nothing.
-    order = [min(index, len(groups) - 1) for index in range(-(-len(groups) // together) * together)]
+    ranks = config.data_parallel
+    # The last group fills up the batch; scoring it twice changes nothing.
+    order = [min(index, len(groups) - 1) for index in range(-(-len(groups) // ranks) * ranks)]
+    data = ContrastDataModule(config, groups, order, batch_size=len(order), one_by_one=True)
     trainer = build_trainer(config, max_steps=-1, callbacks=[EvaluationProgress()], setup_optimizers=False)
     reduction = ScoreReduction(train.logprob_normalization)
     model.score_with(reduction)
-    report(0, len(order) // together, "micro-batches")
-    on_gpu = config.hardware.accelerator == "gpu"
-    trainer.test(model, ContrastDataModule(groups, order, train, together, on_gpu), verbose=False)
+    report(0, data.steps, "micro-batches")
+    trainer.test(model, data, verbose=False)
 
     mine = {index: score.logprobs_CR.tolist() for index, score in reduction.scores.items()}
     shards: list[Any] = [None] * torch.distributed.get_world_size()

@@ -276,6 +276,10 @@ def environment_variables(stage: Stage, config: Config) -> dict[str, str]:
     if stage.tokenizer_only:
         # Without torch transformers is there in 2 seconds instead of 6. It says so at length, unless told not to.
         variables |= {"USE_TORCH": "0", "TRANSFORMERS_VERBOSITY": "error"}
+    if stage.distributed and hardware.accelerator == "cpu":
+        # glibc keeps what a micro-batch frees for the next one. Otherwise every activation is mapped, cleared and unmapped
+        # by the kernel: a fifth of a training step (docs/performance.md).
+        variables |= {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**36)}
     if not stage.uses_hub:
         variables["HF_HUB_OFFLINE"] = "1"
     if stage.distributed and hardware.accelerator == "cpu" and hardware.nodes == 1:

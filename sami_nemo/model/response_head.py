@@ -54,12 +54,14 @@ class _TokenLogprobs(torch.autograd.Function):
         return chosen_n - normaliser_n
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         (gradient_n,) = gradients
         hidden_nH, weight_VH, labels_n, normaliser_n = ctx.saved_tensors
         hidden_gradient = torch.empty_like(hidden_nH)
-        # In float32: many chunks are added.
-        weight_gradient = torch.zeros_like(weight_VH, dtype=torch.float32)
+        # Megatron's own buffer, if there is one, spares a copy of the size of the vocabulary for each micro-batch; its
+        # fused linear layers do the same. Else in float32: many chunks are added.
+        in_place = hasattr(weight_VH, "main_grad")
+        weight_gradient = weight_VH.main_grad if in_place else torch.zeros_like(weight_VH, dtype=torch.float32)
         for rows in _chunks(hidden_nH, weight_VH):
             logits_nV = (hidden_nH[rows] @ weight_VH.t()).float()
             # d log p(label) / d logits = [label] - p
@@ -69,7 +71,7 @@ class _TokenLogprobs(torch.autograd.Function):
             delta_nV = (delta_nV * gradient_n[rows, None]).to(weight_VH.dtype)
             hidden_gradient[rows] = delta_nV @ weight_VH
             weight_gradient += delta_nV.t() @ hidden_nH[rows]
-        return hidden_gradient, weight_gradient.to(weight_VH.dtype), None, None
+        return hidden_gradient, None if in_place else weight_gradient.to(weight_VH.dtype), None, None
 
 
 def _chunks(hidden_nH: Tensor, weight_VH: Tensor) -> list[slice]:

@@ -48,7 +48,7 @@ def group_logprobs(token_logprobs_NT: Tensor, batch: Batch, normalization: str) 
 class SamiLossReduction(MegatronLossReduction[Batch, dict[str, Tensor]]):
     """SAMI's loss of a micro-batch, and its mean over the micro-batches and data-parallel ranks of a step.
 
-    Every group weighs the same: micro-batches hold equally many.
+    Every group weighs the same: micro-batches weigh as much as they hold.
     """
 
     def __init__(self, train: TrainConfig, base_logprobs: BaseLogprobs) -> None:
@@ -65,8 +65,8 @@ class SamiLossReduction(MegatronLossReduction[Batch, dict[str, Tensor]]):
             kl = self._kl(batch, token_logprobs_NT)
             loss = loss + self.train_config.kl_beta * kl
             measures["kl"] = kl.detach()
-        # Megatron divides the loss in place by the number of micro-batches.
-        return loss, {"loss": loss.detach().clone(), **measures}
+        weighted = {name: value * batch["weight"] for name, value in {"loss": loss.detach(), **measures}.items()}
+        return loss * batch["weight"], weighted
 
     def _kl(self, batch: Batch, token_logprobs_NT: Tensor) -> Tensor:
         base = [self.base_logprobs[int(index)] for index in batch["group_index"]]

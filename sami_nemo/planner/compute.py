@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from sami_nemo.config import Config, HardwareConfig
 from sami_nemo.config_checks import PROMPT_ROOM
 from sami_nemo.planner.geometry import ModelGeometry
-from sami_nemo.planner.layout import Layout
+
+if TYPE_CHECKING:
+    from sami_nemo.planner.layout import Layout
 
 # A causal mask leaves half of the scores; flash attention does not compute the others.
 CAUSAL = 0.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sami_nemo.config import Config
 from sami_nemo.errors import EnvironmentMismatch, UserError
-from sami_nemo.planner.compute import Batch, longest_batch, scoring_batch
+from sami_nemo.planner.compute import Batch, group_tokens, longest_batch, scoring_batch
 from sami_nemo.planner.engine import GIB, cache_bytes, cache_bytes_per_token, engine_weight_bytes
 from sami_nemo.planner.geometry import ModelGeometry, model_geometry
 from sami_nemo.planner.layout import Layout, layout_of
@@ -94,15 +94,16 @@ def _advice(config: Config, geometry: ModelGeometry) -> str:
     """The fastest layout that fits, on these nodes or on the smallest number of nodes that has one."""
     from sami_nemo.planner.layouts import fitting_layouts, nodes_needed
 
+    longest = group_tokens(longest_batch(config))
     fitting = fitting_layouts(config, geometry)
     if fitting:
         best = fitting[0]
-        return f"{best.layout.keys()} fits with {best.spare_gib:.0f} GiB to spare"
+        return f"{best.layout.keys(longest)} fits with {best.spare_gib:.0f} GiB to spare"
     nodes = nodes_needed(config, geometry)
     if nodes is None:
         return "no layout fits; take GPUs with more memory, or a smaller model"
     best = nodes[1]
-    return f"none fits without other masters or gradients; hardware.nodes={nodes[0]} {best.layout.keys()} does"
+    return f"none fits without other masters or gradients; hardware.nodes={nodes[0]} {best.layout.keys(longest)} does"
 
 
 def _check_sampling(config: Config, geometry: ModelGeometry) -> list[UserError]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sami_nemo.config import Config, TrainConfig
+from sami_nemo.planner.compute import group_tokens, longest_batch
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Layout:
     pipeline: int
     expert: int
     micro_batch: int
-    """Contrast groups per forward pass of a rank."""
+    """Contrast groups of the greatest length per forward pass of a rank."""
     checkpointing: bool
     precision: Literal["bf16", "fp32"]
     masters: Literal["fp32", "bf16"]
@@ -57,14 +58,19 @@ class Layout:
     def nodes(self) -> int:
         return -(-self.devices // self.devices_per_node)
 
-    def keys(self) -> str:
-        """As overrides of a command line, without what equals a single-device run."""
+    def keys(self, longest: int) -> str:
+        """As overrides of a command line, without what equals a single-device run.
+
+        Args:
+            longest: tokens of the longest contrast group.
+        """
+        tokens = "null" if self.micro_batch == 1 else self.micro_batch * longest
         words = [
             f"train.tensor_parallel={self.tensor}",
             f"train.pipeline_parallel={self.pipeline}",
             f"train.expert_parallel={self.expert}",
             f"train.sequence_parallel={str(self.sequence_parallel).lower()}",
-            f"train.micro_batch_size={self.micro_batch}",
+            f"train.micro_batch_tokens={tokens}",
             f"train.activation_checkpointing={str(self.checkpointing).lower()}",
         ]
         return " ".join(words)
@@ -83,7 +89,7 @@ def make_layout(train: TrainConfig, devices: int, config: Config) -> Layout:
         tensor=train.tensor_parallel,
         pipeline=train.pipeline_parallel,
         expert=train.expert_parallel,
-        micro_batch=train.micro_batch_size,
+        micro_batch=max(1, (train.micro_batch_tokens or 0) // group_tokens(longest_batch(config))),
         checkpointing=train.activation_checkpointing,
         precision=train.precision,
         masters=train.master_weights,

@@ -134,7 +134,7 @@ def activation_peak(geometry: ModelGeometry, layout: Layout, batch: Batch, stage
         kept += final_norm(geometry, layout, tokens, kernels)
         working = max(working, head_memory(geometry, layout, batch))
     computing = under_way * kept + working + gathered(geometry, layout, tokens)
-    return max(computing, tied_gradients(geometry, layout))
+    return max(computing, embedding_gradient(geometry, layout))
 
 
 def layer_activations(geometry: ModelGeometry, layout: Layout, batch: Batch, kernels: Kernels) -> float:
@@ -186,7 +186,7 @@ def head_memory(geometry: ModelGeometry, layout: Layout, batch: Batch) -> float:
     """Bytes of logits and of their gradients at their worst moment, in the backward pass.
 
     Of one chunk there are either logits, gradients and gradients times the loss's in fp32, and their copy in the type of the
-    weights; or the logits, that copy, and what the chunk adds to the gradient of the weights, which is summed in fp32.
+    weights; or the logits, that copy, and what the chunk adds to the buffer of gradients.
     """
     size = layout.weight_bytes
     projection = geometry.vocab_size * geometry.hidden_size / layout.tensor
@@ -194,7 +194,7 @@ def head_memory(geometry: ModelGeometry, layout: Layout, batch: Batch) -> float:
     copy = size if size < FP32 else 0
     working = max(chunk * (3 * FP32 + copy), chunk * (FP32 + size) + projection * size)
     hidden = 2 * layout.micro_batch * head_positions(batch) * geometry.hidden_size * size
-    return projection * FP32 + working + hidden
+    return working + hidden
 
 
 def chunk_logits(geometry: ModelGeometry, layout: Layout, batch: Batch) -> float:
@@ -202,14 +202,9 @@ def chunk_logits(geometry: ModelGeometry, layout: Layout, batch: Batch) -> float
     return min(CHUNK_LOGITS, layout.micro_batch * head_positions(batch) * geometry.vocab_size / layout.tensor)
 
 
-def tied_gradients(geometry: ModelGeometry, layout: Layout) -> float:
-    """Bytes at the end of the backward pass if one weight is embedding and output projection.
-
-    The gradients of both uses, their sum, and the copy of it that is added to the gradient buffer.
-    """
-    if not geometry.tied_embeddings or layout.pipeline > 1:
-        return 0.0
-    return 4 * geometry.vocab_size * geometry.hidden_size * layout.weight_bytes / layout.tensor
+def embedding_gradient(geometry: ModelGeometry, layout: Layout) -> float:
+    """Bytes of the embedding's gradient before it is added to the buffer of gradients, with all activations gone."""
+    return geometry.vocab_size * geometry.hidden_size * layout.weight_bytes / layout.tensor
 
 
 def gathered(geometry: ModelGeometry, layout: Layout, tokens: int) -> float:

@@ -112,7 +112,6 @@ def test_accepts_what_works() -> None:
             "use alltoall",
         ),
         ({"train.batch_size": 12}, "train.batch_size", "12", "must be a multiple of 8"),
-        ({"train.micro_batch_size": 4}, "train.batch_size", "16", "must be a multiple of 32"),
         ({"train.context_parallel": 2}, "train.context_parallel", "2", "not supported; set 1"),
         (
             {"train.precision": "fp32", "train.master_weights": "bf16"},

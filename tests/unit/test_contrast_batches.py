@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from sami_nemo.data.contrast_batches import (
     batch_length,
     collate,
     deal,
+    deal_step,
     group_length,
     group_tokens,
     training_order,
@@ -83,12 +85,14 @@ def test_lengths_and_tokens_by_hand() -> None:
     assert batch_length([GROUP, GROUP], "shared_prefix") == 22
 
 
-def test_hands_are_equally_many_and_nearly_equal() -> None:
+def test_hands_are_nearly_equal() -> None:
     # 9 | 8, then 7 to the lighter, 6 to the other, 5 to the first of two equal ones, 4 to the one with room.
-    assert deal([4, 9, 8, 5, 7, 6], 2) == [[1, 5, 3], [2, 4, 0]]
+    assert deal([4, 9, 8, 5, 7, 6], 2, room=3) == [[1, 5, 3], [2, 4, 0]]
+    # With room, the light ones stay together: 9 | 3, then 2 and 1 to the lighter.
+    assert deal([9, 2, 3, 1], 2, room=4) == [[0], [2, 1, 3]]
     draw = random.Random(0)
     tokens = [draw.randrange(100, 900) for _ in range(64)]
-    hands = deal(tokens, 8)
+    hands = deal(tokens, 8, room=8)
     assert sorted(itertools.chain(*hands)) == list(range(64))
     assert {len(hand) for hand in hands} == {8}
     loads = [sum(tokens[i] for i in hand) for hand in hands]
@@ -96,23 +100,71 @@ def test_hands_are_equally_many_and_nearly_equal() -> None:
     assert max(loads) - min(loads) < (max(in_order) - min(in_order)) / 10
 
 
-def micro_batches(groups: list[ContrastGroup], order: list[int], rank: int, **options: object) -> MicroBatches:
-    settings = {"layout": "shared_prefix", "micro_batch_size": 2, "global_batch_size": 8, "data_parallel_size": 2}
-    return MicroBatches(groups, order, data_parallel_rank=rank, **(settings | options))  # type: ignore[arg-type]
+def test_micro_batches_are_packed_up_to_the_budget() -> None:
+    # One rank. Null: the longest of 10 tokens sets the budget, 5 + 2 and 4 + 3 go into another two.
+    assert deal_step([5, 10, 4, 3, 2], 1, None) == [[[1], [0, 4], [2, 3]]]
+    assert deal_step([5, 10, 4, 3, 2], 1, 24) == [[[1, 0, 2, 3, 4]]]
+    # A group that exceeds the budget stands alone; the others are as long as it may be.
+    assert deal_step([5, 10, 4, 3, 2], 1, 1) == deal_step([5, 10, 4, 3, 2], 1, None)
+
+
+def test_ranks_have_equally_many_groups_and_micro_batches() -> None:
+    draw = random.Random(1)
+    tokens = [draw.randrange(100, 900) for _ in range(32)]
+    for ranks, budget in ((1, None), (4, None), (4, 2500), (8, 10**6), (32, 1)):
+        dealt = deal_step(tokens, ranks, budget)
+        assert sorted(i for micros in dealt for micro in micros for i in micro) == list(range(32))
+        assert {sum(map(len, micros)) for micros in dealt} == {32 // ranks}
+        assert len({len(micros) for micros in dealt}) == 1
+        loads = [[sum(tokens[i] for i in micro) for micro in micros] for micros in dealt]
+        assert all(load == sorted(load, reverse=True) and load[-1] > 0 for load in loads)
+        assert max(map(max, loads)) <= max(budget or 0, *tokens)
+        # No rank has more than 2 x 2,500 tokens, and each more than 2,500.
+        assert budget != 2500 or len(loads[0]) == 2
+
+
+def micro_batches(
+    groups: list[ContrastGroup], order: list[int], rank: int, layout: Layout = "shared_prefix", **options: Any
+) -> MicroBatches:
+    """Steps of 8 groups on two ranks."""
+    steps = []
+    for start in range(0, len(order), 8):
+        batch = order[start : start + 8]
+        dealt = deal_step([group_tokens(groups[i], layout) for i in batch], 2, None)
+        steps.append([[[batch[i] for i in micro] for micro in micros] for micros in dealt])
+    return MicroBatches(groups, steps, layout, rank, **options)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_ranks_share_each_step_without_overlap(layout: Layout) -> None:
     groups = [make_group(str(i), [[1] * (i + 1)] * 2, [[5]] * 2) for i in range(16)]
     order = training_order(16, seed=0, iteration=1)
-    ranks = [list(micro_batches(groups, order, rank, layout=layout)) for rank in range(2)]
-    assert [len(rank) for rank in ranks] == [4, 4]
+    ranks = [micro_batches(groups, order, rank, layout=layout) for rank in range(2)]
     for step in range(2):
-        both = [batch["group_index"].tolist() for rank in ranks for batch in rank[2 * step : 2 * step + 2]]
+        both = [list(itertools.chain(*rank.steps[step][number])) for number, rank in enumerate(ranks)]
         assert sorted(itertools.chain(*both)) == sorted(order[8 * step : 8 * step + 8])
-        tokens = [sum(group_tokens(groups[i], layout) for i in itertools.chain(*both[n : n + 2])) for n in (0, 2)]
+        tokens = [sum(group_tokens(groups[i], layout) for i in mine) for mine in both]
         # Nearer than by the largest group.
         assert abs(tokens[0] - tokens[1]) < group_tokens(groups[-1], layout)
+    for rank in ranks:
+        batches = list(rank)
+        assert len(batches) == len(rank)
+        dealt = [micro for number in range(2) for micro in rank.steps[number][rank.rank]]
+        assert [batch["group_index"].tolist() for batch in batches] == dealt
+
+
+def test_every_group_weighs_the_same() -> None:
+    """The mean of a step's micro-batches, by their weights, is the mean of its groups."""
+    groups = [make_group(str(i), [[1] * (i * i + 1)] * 2, [[5]] * 2) for i in range(8)]
+    batches = list(micro_batches(groups, list(range(8)), rank=0))
+    sizes = [len(batch["group_index"]) for batch in batches]
+    assert sum(sizes) == 4 and len(set(sizes)) > 1
+    values = [float(batch["group_index"].float().mean()) for batch in batches]
+    weighted = [value * float(batch["weight"]) for value, batch in zip(values, batches, strict=True)]
+    mine = [int(i) for batch in batches for i in batch["group_index"]]
+    assert sum(weighted) / len(batches) == pytest.approx(sum(mine) / 4)
+    # Without the weights it is not.
+    assert sum(values) / len(batches) != pytest.approx(sum(mine) / 4)
 
 
 def test_ranks_pad_alike_only_where_they_must() -> None:
@@ -125,9 +177,9 @@ def test_ranks_pad_alike_only_where_they_must() -> None:
 
 
 def test_lengths_are_rounded_up() -> None:
-    [batch] = MicroBatches([GROUP], [0], "plain", 1, 1, 0, 1, multiple=4)
+    [batch] = MicroBatches([GROUP], [[[[0]]]], "plain", 0, multiple=4)
     assert batch["tokens"].shape == (4, 8)
-    [batch] = MicroBatches([GROUP], [0], "shared_prefix", 1, 1, 0, 1, multiple=4)
+    [batch] = MicroBatches([GROUP], [[[[0]]]], "shared_prefix", 0, multiple=4)
     assert batch["tokens"].shape == (1, 12)
 
 

@@ -150,7 +150,6 @@ MISTAKES = [
     ),
     (["recipe=sami_smol_moe", "hardware.devices_per_node=1"], "train.expert_parallel = 2:", "1 data-parallel ranks"),
     (["train.batch_size=9", "hardware.devices_per_node=2"], "train.batch_size = 9:", "multiple of 2"),
-    (["train.batch_size=9", "train.micro_batch_size=2"], "train.batch_size = 9:", "train.micro_batch_size=2"),
     (["train.context_parallel=2"], "train.context_parallel = 2:", "not supported"),
     (["train.precision=fp32", "train.master_weights=bf16"], "train.master_weights = bf16:", "fp32"),
     (["train.constitutions_per_query=5"], "train.constitutions_per_query = 5:", "4 constitutions"),

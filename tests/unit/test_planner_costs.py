@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sami_nemo.config import Config, dump_config
-from sami_nemo.planner.compute import Batch, step_flops
+from sami_nemo.planner.compute import Batch, group_tokens, step_flops
 from sami_nemo.planner.geometry import model_geometry
 from sami_nemo.planner.layout import layout_of
 from sami_nemo.planner.memory import CPU, rank_memory
@@ -41,20 +42,23 @@ def measured(config: Config, folder: Path) -> dict[str, float]:
     "settings",
     [
         {"precision": "bf16"},
-        {"precision": "fp32", "micro_batch_size": 2},
+        {"precision": "fp32", "micro_batch": 2},
         {"precision": "bf16", "master_weights": "bf16", "optimizer": "rmsprop", "activation_checkpointing": True},
         {"precision": "bf16", "gradients": "bf16", "constitutions_per_query": 3},
         {"precision": "bf16", "layout": "plain"},
-        {"precision": "fp32", "layout": "plain", "micro_batch_size": 2},
+        {"precision": "fp32", "layout": "plain", "micro_batch": 2},
     ],
     ids=["bf16", "fp32", "in place, checkpointing", "three constitutions", "plain", "plain, fp32"],
 )
 def test_within_a_tenth_of_a_real_step(smollm2: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    together = settings.pop("micro_batch", 1)
     config = tiny_config(tmp_path, "costs", smollm2, 1, **{"batch_size": 2, "batches": 2, "lr": 1e-5} | settings)
-    geometry, layout = model_geometry(config.model), layout_of(config)
-    assert geometry is not None
     train = config.train
     batch = Batch(train.batch_size, train.constitutions_per_query, PROMPT, RESPONSE, train.layout)
+    tokens = together * group_tokens(batch)
+    config = config.model_copy(update={"train": train.model_copy(update={"micro_batch_tokens": tokens})})
+    geometry, layout = model_geometry(config.model), replace(layout_of(config), micro_batch=together)
+    assert geometry is not None
     found = measured(config, tmp_path)
     memory = rank_memory(geometry, layout, batch, 0, CPU)
     print({name: (value, getattr(memory, name, None)) for name, value in found.items()})

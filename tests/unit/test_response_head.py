@@ -41,3 +41,14 @@ def test_large_logits_do_not_overflow() -> None:
     hidden, weight = torch.tensor([[1000.0]]), torch.tensor([[1.0], [-1.0]])
     assert token_logprobs(hidden, weight, torch.tensor([0])).item() == 0.0
     assert token_logprobs(hidden, weight, torch.tensor([1])).item() == -2000.0
+
+
+def test_the_gradient_of_the_weights_is_added_to_megatrons_buffer() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden, labels = torch.randn(7, 16, generator=generator), torch.tensor([0, 49, 3, 3, 17, 20, 1])
+    weight, alone = (torch.nn.Parameter(torch.full((50, 16), 0.1)) for _ in range(2))
+    weight.main_grad = torch.ones(50, 16)  # type: ignore[attr-defined]
+    token_logprobs(hidden, weight, labels).sum().backward()
+    token_logprobs(hidden, alone, labels).sum().backward()
+    assert weight.grad is None and alone.grad is not None
+    assert torch.allclose(weight.main_grad, 1 + alone.grad, atol=1e-6)  # type: ignore[attr-defined]

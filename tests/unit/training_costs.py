@@ -153,7 +153,7 @@ def main(path: Path, prompt: int, response: int) -> None:
         model = build_model(config, Path(config.model.path), prompt + response)
         measure = Measure()
         trainer = build_trainer(config, max_steps=STEPS, callbacks=[measure])
-        trainer.fit(model, ContrastDataModule(chosen, list(range(len(chosen))), train, train.batch_size))
+        trainer.fit(model, ContrastDataModule(config, chosen, list(range(len(chosen))), train.batch_size))
     print("REPORT", json.dumps(measure.report), flush=True)
 
 
