@@ -48,16 +48,20 @@ def reset_peak() -> None:
 
 
 def matmul_flops(precision: str, rows: int, width: int, columns: int) -> float:
-    """Operations per second of a matrix product in the shape of the model's largest ones: the limit of a step."""
+    """Operations per second of a matrix product in the shape of the model's largest ones: the limit of a step.
+
+    On a GPU, or inside `cpu_backend`.
+    """
     import torch
 
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    left, right = torch.randn(rows, width, dtype=dtype), torch.randn(columns, width, dtype=dtype)
+    left, right = torch.randn(rows, width, dtype=dtype).cuda(), torch.randn(columns, width, dtype=dtype).cuda()
     best = 0.0
     until = time.monotonic() + MATMUL_SECONDS
     while time.monotonic() < until:
         began = time.monotonic()
         torch.mm(left, right.t())
+        torch.cuda.synchronize()
         best = max(best, 2 * rows * width * columns / (time.monotonic() - began))
     return best
 

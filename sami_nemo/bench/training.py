@@ -148,12 +148,14 @@ def _ours(case: Case, config: Config, base: Path, groups: list[ContrastGroup]) -
             if trainer.global_step == 1 and case.mode == "ours":
                 found["resting"] = resident()
                 reset_peak()
+            torch.cuda.synchronize()
             self.began = time.monotonic()
 
         def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *_: Any) -> None:
+            torch.cuda.synchronize()
             found["ours"].append(time.monotonic() - self.began)
             found["ours_loss"].append(float(outputs["loss"]) if outputs else None)
-            found["peak"] = peak_resident()
+            found["peak"] = torch.cuda.max_memory_allocated() or peak_resident()
             if self.theirs is None:
                 return
             began = time.monotonic()
@@ -166,9 +168,9 @@ def _ours(case: Case, config: Config, base: Path, groups: list[ContrastGroup]) -
         model = build_model(config, base, max(map(group_length, groups)))
         trainer = build_trainer(config, max_steps=steps, callbacks=[Stopwatch()])
         trainer.fit(model, ContrastDataModule(config, groups, list(range(len(groups))) * steps, len(groups)))
-    rows = max(group_tokens(group, "shared_prefix") for group in groups)
-    width, columns = model.config.hidden_size, 2 * model.config.ffn_hidden_size
-    found["matmul_flops"] = matmul_flops(config.train.precision, rows, width, columns)
+        rows = max(group_tokens(group, "shared_prefix") for group in groups)
+        width, columns = model.config.hidden_size, 2 * model.config.ffn_hidden_size
+        found["matmul_flops"] = matmul_flops(config.train.precision, rows, width, columns)
     for name in ("ours", "theirs"):
         # The first step also makes the optimizer's states.
         found[name] = found[name][1:]

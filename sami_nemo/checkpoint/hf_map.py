@@ -30,6 +30,11 @@ def _part(size: int, rank: int, ranks: int) -> slice:
     return slice(size // ranks * rank, size // ranks * (rank + 1))
 
 
+def _joined(parts: Sequence[Tensor], dimension: int = 0) -> Tensor:
+    """The parts of all ranks together; of one rank without a copy."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=dimension)
+
+
 class Layout(Protocol):
     """How one Megatron parameter is made of Hugging Face tensors."""
 
@@ -69,7 +74,7 @@ class Cut:
         return tensors[0][(part, slice(None)) if self.dimension == 0 else (slice(None), part)]
 
     def join(self, shards: Sequence[Tensor]) -> list[Tensor]:
-        return [torch.cat(list(shards), dim=self.dimension)]
+        return [_joined(shards, self.dimension)]
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ class GateUp:
 
     def join(self, shards: Sequence[Tensor]) -> list[Tensor]:
         halves = [shard.chunk(2) for shard in shards]
-        return [torch.cat([half[which] for half in halves]) for which in range(2)]
+        return [_joined([half[which] for half in halves]) for which in range(2)]
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ class QKV:
             queries = rows_GOI.shape[1] - 2 * self.head_size
             for which, part in enumerate(rows_GOI.split((queries, self.head_size, self.head_size), dim=1)):
                 split[which].append(part.flatten(0, 1))
-        return [torch.cat(parts) for parts in split]
+        return [_joined(parts) for parts in split]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Runs under torch.distributed.run: the same contrast groups in the plain and in the shared-prefix layout.
 
-    layouts_worker.py CHECKPOINT FOLDER CASES
+    layouts_worker.py CHECKPOINT FOLDER CASES [gpu]
 
 CASES is a JSON object of names and training settings. Reports per case how far token log-probs (largest and mean difference in
 nats, relative to those above 1) and gradients (largest difference of a tensor relative to its norm) of the two layouts are apart, over all
@@ -9,6 +9,7 @@ ranks.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -33,8 +34,8 @@ from sami_nemo.model.megatron_config import nemo_config, read_hf_config
 from tests.distributed.training_runs import random_groups
 
 
-def main(base: Path, folder: Path, cases: dict[str, dict[str, Any]]) -> None:
-    torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=60))
+def main(base: Path, folder: Path, cases: dict[str, dict[str, Any]], on_gpu: bool) -> None:
+    torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(seconds=60))
     reports: dict[str, Any] = {}
     for name, case in cases.items():
         settings: dict[str, Any] = {"batch_size": 4, "batches": 1, "optimizer": "adamw", "lr": 1.0, "precision": "fp32"}
@@ -45,11 +46,12 @@ def main(base: Path, folder: Path, cases: dict[str, dict[str, Any]]) -> None:
         # Responses of one token are among them, and groups of unequal length.
         groups = random_groups(4, size=case.get("size", 2), seed=len(reports))
         plain, packed = (
-            evaluate(base, train.model_copy(update={"layout": layout}), groups) for layout in ("plain", "shared_prefix")
+            evaluate(base, train.model_copy(update={"layout": layout}), groups, on_gpu)
+            for layout in ("plain", "shared_prefix")
         )
         worst = torch.tensor(
             [*differences(plain[0], packed[0]), gradient_difference(plain[1], packed[1])], dtype=torch.float64
-        )
+        ).cuda()
         torch.distributed.all_reduce(worst, torch.distributed.ReduceOp.MAX)
         reports[name] = dict(zip(("logprobs", "mean", "gradients"), worst.tolist(), strict=True))
         parallel_state.destroy_model_parallel()
@@ -57,9 +59,11 @@ def main(base: Path, folder: Path, cases: dict[str, dict[str, Any]]) -> None:
         (folder / "report.json").write_text(json.dumps(reports))
 
 
-def evaluate(base: Path, train: TrainConfig, groups: list[ContrastGroup]) -> tuple[list[Tensor], dict[str, Tensor]]:
+def evaluate(
+    base: Path, train: TrainConfig, groups: list[ContrastGroup], on_gpu: bool
+) -> tuple[list[Tensor], dict[str, Tensor]]:
     """Token log-probs of each micro-batch (last pipeline stage), and this rank's gradients."""
-    model = nemo_config(read_hf_config(base), train, 64, on_gpu=False).configure_model(None)
+    model = nemo_config(read_hf_config(base), train, 64, on_gpu).configure_model(None).cuda()
     model.__class__ = ContrastGPTModel
     load_hf_weights(model, base)
     # Every data-parallel rank takes all groups: what is compared does not depend on how they are dealt.
@@ -67,7 +71,8 @@ def evaluate(base: Path, train: TrainConfig, groups: list[ContrastGroup]) -> tup
     for pair in ([0, 1], [2, 3]):
         together = [groups[i] for i in pair]
         length = -(-batch_length(together, train.layout) // train.tensor_parallel) * train.tensor_parallel
-        batches.append(collate(together, pair, length, train.layout))
+        batch = collate(together, pair, length, train.layout)
+        batches.append({name: tensor.cuda() for name, tensor in batch.items()})
 
     def forward_step(iterator: Iterator[Batch], model: torch.nn.Module) -> Any:
         batch = next(iterator)
@@ -81,7 +86,7 @@ def evaluate(base: Path, train: TrainConfig, groups: list[ContrastGroup]) -> tup
 
         def loss(logprobs_n: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             # Every token weighs differently, so that errors cannot cancel out.
-            weights_n = torch.linspace(0.1, 1.0, len(logprobs_n))
+            weights_n = torch.linspace(0.1, 1.0, len(logprobs_n)).cuda()
             return (logprobs_n * weights_n).sum(), {"logprobs": logprobs_n.detach()}
 
         return output, loss
@@ -130,5 +135,6 @@ def gradient_difference(plain: dict[str, Tensor], packed: dict[str, Tensor]) -> 
 
 if __name__ == "__main__":
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    with cpu_backend():
-        main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))
+    on_gpu = sys.argv[4:] == ["gpu"]
+    with contextlib.nullcontext() if on_gpu else cpu_backend():
+        main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]), on_gpu)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from sami_nemo.model import attention
 from sami_nemo.model.attention import attended_by_rows, block_mask, response_mask, row_and_segment
 
 # Two rows: a prompt of 3 with responses of 1 and 2, a prompt of 2 with responses of 2 and 1; then padding.
@@ -77,3 +78,15 @@ def test_the_gpu_s_mask_says_the_same() -> None:
     mask = block_mask(ROWS, LENGTH)
     dense = create_mask(mask.mask_mod, None, None, LENGTH, LENGTH, device="cpu")[0, 0]
     assert torch.equal(dense[:11], visible(ROWS, LENGTH)[:11])
+
+
+def test_flex_attention_under_the_mask_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In its uncompiled form, which runs anywhere. tests/gpu has the compiled one."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    monkeypatch.setattr(attention, "_compiled_flex_attention", lambda: flex_attention)
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(1, heads, LENGTH, 8, generator=generator) for heads in (6, 2, 2)]
+    found = attention.flex_attended(*tensors, ROWS, scale=0.3)
+    expected = attended_by_rows(*tensors, ROWS, scale=0.3)
+    assert torch.allclose(found[:, :, :11], expected[:, :, :11], atol=1e-5)
