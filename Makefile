@@ -1,11 +1,12 @@
 # make run [ARGS="recipe=NAME key=value"]: set up and carry out a SAMI run (default: recipe=sami_smol).
+# make bench: what docs/performance.md measures, in about half an hour on two quiet cores.
 # make test: set up and run every test. make test-quick: those that are not marked slow. make checks: format, lint, types.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TRAIN := .venv/train/bin/python
 SOURCES := sami_nemo launcher_scripts tools tests containers
 
-.PHONY: run test test-quick checks format setup setup-train clean-environments
+.PHONY: run bench test test-quick checks format setup setup-train clean-environments
 
 run: setup
 	@$(TRAIN) launcher_scripts/main.py $(ARGS)
@@ -15,6 +16,13 @@ test: setup
 
 test-quick: setup
 	@$(TRAIN) -m pytest -m "not slow" $(ARGS)
+
+bench: setup
+	@$(TRAIN) -c "from pathlib import Path; from sami_nemo.model.prepare import prepare_smollm2 as get; \
+	get(Path('models/smollm2-135m'), num_experts=None)"
+	@$(TRAIN) tools/bench_train.py $(ARGS)
+	@$(TRAIN) -W ignore tools/bench_export.py
+	@.venv/generate/bin/python tools/bench_generate.py
 
 checks: setup-train
 	$(TRAIN) -m ruff format --check $(SOURCES)

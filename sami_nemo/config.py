@@ -119,9 +119,12 @@ class GenerateConfig(Section):
     engines: PositiveInt = 1
     """Engines that share a stage's requests: a Slurm job array, or on one machine as many at a time as have GPUs."""
     max_model_len: PositiveInt
-    max_num_seqs: PositiveInt = 256
+    max_num_seqs: PositiveInt | None = None
+    """Most requests that an engine works on at a time. Null: on CPUs as many of the longest as the cache has room for, on
+    GPUs vLLM's own limit."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
-    cpu_kv_cache_gib: PositiveInt = 2
+    cpu_kv_cache_gib: PositiveInt | None = None
+    """Memory for keys and values on CPUs. Null: a quarter of what is free, as far as a chunk of requests needs it."""
     chunk_requests: PositiveInt = 512
     """Requests after which responses are written to disk; an interrupted stage loses at most one chunk."""
     oversample: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.5

@@ -11,7 +11,7 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 EVENTS_VARIABLE = "SAMI_EVENTS"
 STOP_VARIABLE = "SAMI_STOP"
@@ -27,6 +27,15 @@ def report(done: int, total: int, unit: str, **values: float | int | str) -> Non
         values: what to show beside it, e.g. loss=0.69, bound=0.01, tokens_per_s=812.
     """
     _append({"done": done, "total": total, "unit": unit, **values})
+
+
+def report_phase(name: Literal["work", "saving"]) -> None:
+    """Mark where the stage's own work begins, its start-up over, or where what it computed is written.
+
+    The last mark of each counts: stages are marked when their main function is called, and those that load a model mark
+    their work again when it is there.
+    """
+    _append({"phase": name})
 
 
 def report_error(message: str) -> None:

@@ -77,6 +77,14 @@ class RunDir:
     def manifest(self, stage: str) -> Path:
         return self.root / "manifests" / f"{stage}.json"
 
+    def manifests(self) -> list[dict[str, Any]]:
+        """Of all finished stages, in the order in which they ended."""
+        # A dot is in the names of other files, `<stage>.attempt.json`: jobs beside this one remove theirs at any time.
+        paths = [path for path in self.manifest("x").parent.glob("*.json") if "." not in path.stem]
+        # Those that ended within a second, which is all that a manifest tells, are told apart by its file.
+        paths.sort(key=lambda path: path.stat().st_mtime_ns)
+        return sorted(map(read_json, paths), key=lambda manifest: manifest["finished"])
+
     def log(self, stage: str) -> Path:
         return self.root / "logs" / f"{stage}.log"
 

@@ -19,6 +19,7 @@ from sami_nemo.data.contrast_batches import group_length, training_order
 from sami_nemo.data.records import ContrastGroup
 from sami_nemo.launch import stage_entry
 from sami_nemo.model.locate import locate
+from sami_nemo.progress import report_phase
 from sami_nemo.run_dir import RunDir, partial, read_jsonl, write_json
 
 
@@ -74,6 +75,7 @@ def train_and_export(
         # Killed after the last step: nothing was left to train, so no callback has loaded the weights.
         load_training_state(trainer.optimizers[0], saved, total)
     if stage_entry.is_writer():
+        report_phase("saving")
         shutil.rmtree(hf, ignore_errors=True)
         hf.mkdir(parents=True)
     torch.distributed.barrier()

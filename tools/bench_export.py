@@ -39,7 +39,7 @@ def measure(checkpoint: Path, folder: Path, repeats: int) -> tuple[list[float], 
     """
     model = nemo_config(read_hf_config(checkpoint), compose([]).train, 1024, on_gpu=False).configure_model(None)
     load_hf_weights(model, checkpoint)
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for file in checkpoint.glob("*.safetensors"):
         # Copies: pages of a mapped file would be read while they are written.
         tensors |= {name: tensor.clone() for name, tensor in load_file(file).items()}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sami_nemo.config import Config, PrinciplesConfig
 from sami_nemo.constitution.principles import (
@@ -23,11 +23,14 @@ from sami_nemo.constitution.principles import (
     load_principles,
 )
 from sami_nemo.constitution.reply import Pair, UnusableReply, parse_reply
-from sami_nemo.endpoint import Endpoint, Message
 from sami_nemo.errors import DataError
 from sami_nemo.generate.prompts import Task, principle_writer_prompt
 from sami_nemo.model.locate import download
+from sami_nemo.progress import report_phase
 from sami_nemo.run_dir import RunDir, partial, write_json, write_text
+
+if TYPE_CHECKING:
+    from sami_nemo.endpoint import Endpoint, Message
 
 # What the seed prompt says the constitution is for, in the grammar of each form, and the paper's two principles.
 PURPOSES: dict[Task, str] = {
@@ -63,6 +66,9 @@ def main(config: Config, run: RunDir, iteration: int) -> None:
 @contextlib.contextmanager
 def open_writer(config: Config) -> Iterator[Endpoint]:
     """The writer's endpoint: its own, or that of a server on this machine that ends with the context."""
+    # Half a second of imports, which principles from a file do without.
+    from sami_nemo.endpoint import Endpoint
+
     principles = config.principles
     assert principles.model is not None
     if principles.source == "endpoint":
@@ -78,6 +84,7 @@ def open_writer(config: Config) -> Iterator[Endpoint]:
     from sami_nemo.generate.server import serve
 
     with serve(download(principles.model, field="principles.model"), config) as (base_url, name):
+        report_phase("work")
         yield Endpoint("principles", name, base_url, principles.api_key_variable, TIMEOUT_SECONDS, RETRIES)
 
 

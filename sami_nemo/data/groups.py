@@ -25,6 +25,7 @@ from sami_nemo.errors import DataError
 from sami_nemo.generate.filters import Reason, Screened, screen_evaluation, screen_training
 from sami_nemo.generate.requests import half_index, needed_groups
 from sami_nemo.model.locate import model_of
+from sami_nemo.progress import report_phase
 from sami_nemo.run_dir import INSTRUCT, RunDir, partial, read_json, read_jsonl, write_json, write_jsonl
 
 
@@ -32,6 +33,7 @@ def main(config: Config, run_dir: RunDir, iteration: int) -> None:
     # An iteration's tokenizer is the base model's.
     model = model_of(config, run_dir, iteration if iteration == INSTRUCT else 0)
     tokenizer = PromptTokenizer.load(model, config.data.task, uses_chat_template(config, iteration))
+    report_phase("work")
     responses = run_dir.responses(iteration)
     sampled = read_json(responses / "report.json")
     output = partial(run_dir.groups(iteration))

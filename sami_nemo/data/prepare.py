@@ -18,6 +18,7 @@ from sami_nemo.data.loaders import load_queries
 from sami_nemo.data.split import split_queries
 from sami_nemo.launch import stage_entry
 from sami_nemo.model.locate import locate
+from sami_nemo.progress import report_phase
 from sami_nemo.run_dir import RunDir, partial, write_json, write_jsonl
 
 
@@ -25,6 +26,7 @@ def main(config: Config, run: RunDir, iteration: int) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(locate(config.model.path))
+    report_phase("work")
     # A chat template's tokens are parsed wherever they stand; elsewhere prompts are tokenised with them as plain text.
     special = [str(token) for token in tokenizer.added_tokens_decoder.values()] if config.generate.chat_template else []
     queries, report = load_queries(
@@ -34,6 +36,7 @@ def main(config: Config, run: RunDir, iteration: int) -> None:
     split = split_queries(queries, config.data.evaluation_queries, config.data.evaluation_selection, config.seed)
     principles = load_principles(str(run.principles))
 
+    report_phase("saving")
     directory = partial(run.queries)
     shutil.rmtree(directory, ignore_errors=True)
     parts = {"evaluation": split.evaluation, "half_0": split.halves[0], "half_1": split.halves[1]}

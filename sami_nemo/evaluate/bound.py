@@ -19,7 +19,7 @@ from sami_nemo.data.records import ContrastGroup
 from sami_nemo.evaluate.metrics import summarise
 from sami_nemo.launch import stage_entry
 from sami_nemo.model.locate import model_of
-from sami_nemo.progress import report
+from sami_nemo.progress import report, report_phase
 from sami_nemo.run_dir import RunDir, partial, read_jsonl, write_json, write_jsonl
 
 
@@ -36,6 +36,7 @@ def main(config: Config, run: RunDir, iteration: int) -> None:
         model = build_model(config, checkpoint, sequence_length=max(map(group_length, groups)))
         matrices = score_groups(config, model, groups)
     if stage_entry.is_writer():
+        report_phase("saving")
         rows = [
             {
                 "query_id": group.query.id,

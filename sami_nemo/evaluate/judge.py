@@ -29,7 +29,7 @@ from sami_nemo.evaluate.comparisons import Comparison, comparisons, verdict
 from sami_nemo.evaluate.win_rates import win_rates
 from sami_nemo.generate.prompts import judge_prompt
 from sami_nemo.model.locate import locate
-from sami_nemo.progress import report
+from sami_nemo.progress import report, report_phase
 from sami_nemo.run_dir import RunDir, partial, read_json, write_json, write_jsonl
 
 FINAL_RESPONSE = re.compile(r"final\s+response\W*?:\W*([AB])\b", re.IGNORECASE)
@@ -119,6 +119,7 @@ def main(config: Config, run: RunDir, iteration: int) -> None:
         "judge", judge.model, judge.base_url, judge.api_key_variable, judge.timeout_seconds, judge.retries
     )
     tokenizer = PromptTokenizer.load(locate(config.model.path), config.data.task, config.generate.chat_template)
+    report_phase("work")
     questions = [
         question
         for comparison in comparisons(config, run, iteration)
@@ -126,6 +127,7 @@ def main(config: Config, run: RunDir, iteration: int) -> None:
     ]
     replies = collect(questions, endpoint, judge, cache, account)
     rows = verdicts(questions, replies, tokenizer.count)
+    report_phase("saving")
     write_jsonl(directory / "verdicts.jsonl", rows)
     write_json(
         directory / "summary.json",

@@ -6,6 +6,7 @@ max                log C, where the estimate saturates
 gain               bound of a query minus its bound at iteration 0, over the queries that both have
 win_rate           against the base model and the instruct baseline, see win_rates.py; absent if nobody judged
 by_source          the same for each source (HH-RLHF's subsets), where there are several
+stages             wall seconds of every finished stage, and of them start-up, work and saving
 """
 
 from __future__ import annotations
@@ -80,4 +81,5 @@ def write_metrics(config: Config, run: RunDir) -> None:
         }
     if baseline := summary(run.evaluation(INSTRUCT)):
         metrics["instruct"] = {key: value for key, value in baseline.items() if key != "iteration"}
-    write_json(run.metrics, {**metrics, "iterations": entries})
+    stages = [{"stage": m["stage"], "seconds": m["wall_seconds"], **m.get("phases", {})} for m in run.manifests()]
+    write_json(run.metrics, {**metrics, "iterations": entries, "stages": stages})

@@ -29,6 +29,7 @@ from sami_nemo.evaluate.comparisons import comparisons, desired_id, desired_inde
 from sami_nemo.evaluate.win_rates import win_rates
 from sami_nemo.launch import stage_entry
 from sami_nemo.model.locate import locate
+from sami_nemo.progress import report_phase
 from sami_nemo.run_dir import INSTRUCT, RunDir, partial, read_jsonl, write_json, write_jsonl
 
 Scores = dict[str, float]
@@ -45,6 +46,7 @@ def main(config: Config, run: RunDir, iteration: int) -> None:
     scored = score_under_base(config, groups, desired)
     if not stage_entry.is_writer():
         return
+    report_phase("saving")
     write_jsonl(directory / "scores.jsonl", ({"query_id": query, "pmi": pmi} for query, pmi in scored.items()))
     base = base_scores(config, run, desired)
     if iteration == 0:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sami_nemo.config import Config
+from sami_nemo.planner.engine import cache_bytes, requests_together
+from sami_nemo.planner.geometry import model_geometry
 
 # Read by vLLM while it is imported.
 ENVIRONMENT = {
@@ -27,6 +29,26 @@ ENVIRONMENT = {
 
 
 @dataclass(frozen=True)
+class BatchLimits:
+    """What bounds the requests that an engine works on at a time; None: vLLM finds it out."""
+
+    max_num_seqs: int | None
+    cache_bytes: int | None
+    """Of keys and values."""
+
+
+def batch_limits(config: Config) -> BatchLimits:
+    """The limits that the settings state, and on CPUs what follows from the machine's memory for the others."""
+    generate, geometry = config.generate, model_geometry(config.model)
+    if config.hardware.accelerator == "gpu":
+        return BatchLimits(generate.max_num_seqs, None)
+    assert geometry is not None, "the model is on this machine by now"
+    room = cache_bytes(geometry, config)
+    assert room is not None
+    return BatchLimits(requests_together(geometry, config, generate.max_model_len), int(room))
+
+
+@dataclass(frozen=True)
 class Answer:
     """One sampled response."""
 
@@ -34,6 +56,16 @@ class Answer:
     token_ids: tuple[int, ...]
     """Without the end-of-sequence token."""
     finish_reason: str
+    cached_tokens: int
+    """Of the prompt, whose keys and values were there from earlier prompts."""
+
+
+def prefix_order(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """Indices of `prompts` such that those with the same head follow one another, for the prefix cache to hit.
+
+    In the order of a dictionary, whatever the template puts first: the same constitution, then the same query.
+    """
+    return sorted(range(len(prompts)), key=lambda index: tuple(prompts[index]))
 
 
 class Engine:
@@ -51,7 +83,7 @@ class Engine:
         warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
         from vllm import EngineArgs, LLMEngine, SamplingParams
 
-        generate = config.generate
+        generate, limits = config.generate, batch_limits(config)
         self._engine = LLMEngine.from_engine_args(
             EngineArgs(
                 model=str(model),
@@ -60,11 +92,11 @@ class Engine:
                 dtype=generate.dtype,
                 seed=config.seed,
                 max_model_len=generate.max_model_len,
-                max_num_seqs=generate.max_num_seqs,
+                max_num_seqs=limits.max_num_seqs,
                 tensor_parallel_size=generate.tensor_parallel,
                 distributed_executor_backend="uni" if generate.tensor_parallel == 1 else "mp",
                 gpu_memory_utilization=generate.gpu_memory_utilization,
-                kv_cache_memory_bytes=generate.cpu_kv_cache_gib * 2**30 if on_cpu else None,
+                kv_cache_memory_bytes=limits.cache_bytes,
                 # Compilation takes longer than it saves on the CPU.
                 enforce_eager=on_cpu,
                 enable_prefix_caching=True,
@@ -75,14 +107,20 @@ class Engine:
         # No stop strings: the tokens of a run-on stay visible, and the filters count it.
         self._sampling = SamplingParams(temperature=0, max_tokens=generate.max_tokens)
 
-    def answer(self, prompts: Sequence[Sequence[int]], on_finished: Callable[[int], None]) -> list[Answer]:
+    def answer(
+        self,
+        prompts: Sequence[Sequence[int]],
+        on_finished: Callable[[Answer], None],
+        order: Callable[[Sequence[Sequence[int]]], Sequence[int]] = prefix_order,
+    ) -> list[Answer]:
         """Sample one response to each prompt.
 
         The prefix cache starts empty, so that the answers depend on nothing but `prompts`.
 
         Args:
             prompts: token ids.
-            on_finished: called with the response's number of tokens whenever one is whole.
+            on_finished: called with each answer when it is whole.
+            order: gives the indices of the prompts as the engine is to take them.
 
         Returns:
             Answers in the order of `prompts`.
@@ -90,8 +128,8 @@ class Engine:
         from vllm.inputs import tokens_input
 
         self._engine.reset_prefix_cache()
-        for index, prompt_ids in enumerate(prompts):
-            self._engine.add_request(str(index), tokens_input(list(prompt_ids)), self._sampling)
+        for index in order(prompts):
+            self._engine.add_request(str(index), tokens_input(list(prompts[index])), self._sampling)
         answers: dict[int, Answer] = {}
         while self._engine.has_unfinished_requests():
             for output in self._engine.step():
@@ -100,8 +138,10 @@ class Engine:
                 completion = output.outputs[0]
                 # Without stop strings only an end-of-sequence token gives "stop", and it is the last.
                 ids = completion.token_ids[:-1] if completion.finish_reason == "stop" else completion.token_ids
-                answers[int(output.request_id)] = Answer(completion.text, tuple(ids), completion.finish_reason)
-                on_finished(len(ids))
+                cached = output.num_cached_tokens or 0
+                answer = Answer(completion.text, tuple(ids), completion.finish_reason, cached)
+                answers[int(output.request_id)] = answer
+                on_finished(answer)
         return [answers[index] for index in range(len(prompts))]
 
     def __enter__(self) -> Engine:

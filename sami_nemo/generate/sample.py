@@ -24,7 +24,7 @@ from sami_nemo.constitution.principles import load_principles
 from sami_nemo.constitution.sampling import all_constitutions, draw_constitutions, draw_with_desired
 from sami_nemo.data.records import Constitution, Query, Response
 from sami_nemo.data.tokenization import PromptTokenizer, uses_chat_template
-from sami_nemo.generate.engine import Engine, set_environment
+from sami_nemo.generate.engine import Answer, Engine, batch_limits, set_environment
 from sami_nemo.generate.requests import (
     Request,
     RequestPlan,
@@ -107,6 +107,8 @@ def model_record(config: Config, model: Path, plans: dict[str, RequestPlan]) -> 
         "sha256": digest.hexdigest(),
         "requests_sha256": {name: requests_sha256(plan.requests) for name, plan in plans.items()},
         "generate": config.generate.model_dump(),
+        # As derived from the machine: other batches may break greedy ties otherwise.
+        "max_num_seqs": batch_limits(config).max_num_seqs,
         "seed": config.seed,
     }
 
@@ -134,10 +136,14 @@ def sample(config: Config, model: Path, plans: dict[str, RequestPlan], output: P
             while indices := log.next_chunk():
                 log.append(_answer(engine, [plans[name].requests[i] for i in indices], meter))
                 print(f"{name}: {log.done} of {len(plans[name].requests)} responses", flush=True)
+        print(meter.prefix_cache(), flush=True)
+        # What is left is the end of the engine.
+        progress.report_phase("saving")
 
 
 def _answer(engine: Engine, requests: Sequence[Request], meter: Meter) -> list[Response]:
     answers = engine.answer([request.prompt_ids for request in requests], meter.add)
+    meter.prompt_tokens += sum(len(request.prompt_ids) for request in requests)
     return [
         Response(
             query=request.query,
@@ -157,16 +163,25 @@ class Meter:
     def __init__(self, done: int, total: int) -> None:
         self.done = done
         self.total = total
+        self.prompt_tokens = 0
+        self._cached_tokens = 0
         self._tokens = 0
         self._started = self._reported = time.monotonic()
 
     def start(self) -> None:
         self._started = time.monotonic()
+        progress.report_phase("work")
         progress.report(self.done, self.total, "responses")
 
-    def add(self, tokens: int) -> None:
+    def prefix_cache(self) -> str:
+        """How many prompt tokens need not be computed, of the responses that this process sampled."""
+        rate = self._cached_tokens / self.prompt_tokens
+        return f"prefix cache: {self._cached_tokens} of {self.prompt_tokens} prompt tokens ({rate:.0%})"
+
+    def add(self, answer: Answer) -> None:
         self.done += 1
-        self._tokens += tokens
+        self._tokens += len(answer.token_ids)
+        self._cached_tokens += answer.cached_tokens
         now = time.monotonic()
         if self.done == self.total or now - self._reported > SECONDS_BETWEEN_REPORTS:
             self._reported = now

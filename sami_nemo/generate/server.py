@@ -21,6 +21,8 @@ from sami_nemo.generate.engine import set_environment
 START_SECONDS = 900.0
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 20.0
+# On CPUs: a writer has one conversation at a time.
+CACHE_GIB = 2
 LOOPBACK = "127.0.0.1"
 
 
@@ -50,16 +52,18 @@ def serve(model: Path, config: Config) -> Iterator[tuple[str, str]]:
 def command(model: Path, name: str, port: int, config: Config) -> list[str]:
     """vLLM's command line, with the settings that sampling uses."""
     generate = config.generate
+    cache = generate.cpu_kv_cache_gib or CACHE_GIB
     on_cpu = config.hardware.accelerator == "cpu"
     return [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", str(model), "--served-model-name", name),
         *("--host", LOOPBACK, "--port", str(port)),
         # The context is the model's own: a writer that is asked again sees its earlier replies.
-        *("--dtype", generate.dtype, "--max-num-seqs", str(generate.max_num_seqs), "--seed", str(config.seed)),
+        *("--dtype", generate.dtype, "--seed", str(config.seed)),
         *("--tensor-parallel-size", str(generate.tensor_parallel)),
         *("--gpu-memory-utilization", str(generate.gpu_memory_utilization)),
-        *(("--enforce-eager", "--kv-cache-memory-bytes", str(generate.cpu_kv_cache_gib * 2**30)) if on_cpu else ()),
+        *(("--max-num-seqs", str(generate.max_num_seqs)) if generate.max_num_seqs else ()),
+        *(("--enforce-eager", "--kv-cache-memory-bytes", str(cache * 2**30)) if on_cpu else ()),
     ]
 
 

@@ -37,7 +37,7 @@ class View(Protocol):
 
     def progress(self, stage: Stage, event: dict[str, Any]) -> None: ...
 
-    def finished(self, stage: Stage, seconds: float) -> None: ...
+    def finished(self, stage: Stage, seconds: float, split: dict[str, float]) -> None: ...
 
     def failed(self, stage: Stage, how: str) -> None:
         """`how` is "failed" or "stopped"."""
@@ -104,8 +104,8 @@ class PlainView:
             self._printed[stage.name] = now
             self._line(stage, progress.line())
 
-    def finished(self, stage: Stage, seconds: float) -> None:
-        self._line(stage, f"finished in {duration(seconds)}")
+    def finished(self, stage: Stage, seconds: float, split: dict[str, float]) -> None:
+        self._line(stage, f"finished in {duration(seconds)}{_split(split)}")
 
     def failed(self, stage: Stage, how: str) -> None:
         self._line(stage, how)
@@ -149,7 +149,7 @@ class LiveView:
     def progress(self, stage: Stage, event: dict[str, Any]) -> None:
         self._progress[stage.name].add(event)
 
-    def finished(self, stage: Stage, seconds: float) -> None:
+    def finished(self, stage: Stage, seconds: float, split: dict[str, float]) -> None:
         self._seconds[stage.name] = seconds
         self._set(stage, "finished")
 
@@ -198,6 +198,12 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _split(seconds: dict[str, float]) -> str:
+    """{"start_up": 14.2, "work": 46.0, "saving": 0.1} -> " (start-up 0:14, work 0:46)"; nothing if it is all one."""
+    parts = [f"{name.replace('_', '-')} {duration(part)}" for name, part in seconds.items() if round(part)]
+    return f" ({', '.join(parts)})" if len(parts) > 1 else ""
 
 
 def print_results(console: Console, config: Config) -> None:

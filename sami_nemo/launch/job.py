@@ -1,7 +1,7 @@
 """What a Slurm job does before and after its stage, in the stage's environment, on the first node of the job.
 
     python -m sami_nemo.launch.job begin --run-dir DIR --stage NAME
-    python -m sami_nemo.launch.job end --run-dir DIR --stage NAME --status N --seconds S
+    python -m sami_nemo.launch.job end --run-dir DIR --stage NAME --status N --seconds S --ended T
 
 Exit status of `begin`: 0 to go on, NOTHING_TO_DO. Of `end`: 0 when the stage is finished, START_AGAIN to be queued again.
 Any other ends the job as failed, and with it the chain; manifests/<stage>.failure.json says why.
@@ -49,14 +49,20 @@ def begin(config: Config, run: RunDir, stage: Stage) -> int:
     return 0
 
 
-def end(config: Config, run: RunDir, stage: Stage, status: int, seconds: float) -> int:
-    """Record how the stage ended, and decide what comes next."""
+def end(config: Config, run: RunDir, stage: Stage, status: int, seconds: float, ended: float | None = None) -> int:
+    """Record how the stage ended, and decide what comes next.
+
+    Args:
+        status: of its process.
+        seconds: since the job's script began.
+        ended: when the stage did, seconds since the epoch; just now if not given.
+    """
     missing = [path for path in stage.outputs if not partial(path).exists()]
     stopped = stop_path(run, stage).exists()
     stop_path(run, stage).unlink(missing_ok=True)
     if status == 0 and not missing:
-        manifests.finish(run, stage, seconds, check_versions(stage.environment))
-        print(f"{stage.name}: finished", flush=True)
+        split = manifests.finish(run, stage, seconds, check_versions(stage.environment), ended)
+        print(f"{stage.name}: finished in {seconds:.0f} s: {split}", flush=True)
         return 0
     # By Slurm: how often this job was queued again.
     may_restart = int(os.environ.get("SLURM_RESTART_COUNT", "0")) < config.cluster.requeues
@@ -94,12 +100,14 @@ def main() -> int:
     parser.add_argument("--stage", required=True)
     parser.add_argument("--status", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=0.0)
+    # A container may take a while to start for this process.
+    parser.add_argument("--ended", type=float)
     arguments = parser.parse_args()
     config = load_config(arguments.run_dir / "config.yaml")
     run = RunDir(config.run_dir)
     (stage,) = [stage for stage in plan(config) if stage.name == arguments.stage]
     if arguments.what == "end":
-        return end(config, run, stage, arguments.status, arguments.seconds)
+        return end(config, run, stage, arguments.status, arguments.seconds, arguments.ended)
     try:
         return begin(config, run, stage)
     except UserError as error:

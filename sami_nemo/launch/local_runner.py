@@ -170,7 +170,7 @@ class _Batch:
         for event in running.events.new():
             if "error" in event:
                 running.error = running.error or str(event["error"])
-            else:
+            elif "done" in event:
                 self.view.progress(running.stage, event)
         self.view.refresh()
 
@@ -184,8 +184,8 @@ class _Batch:
             running.failed = True
             manifests.record_failure(self.run, stage, str(error))
             raise error
-        manifests.finish(self.run, stage, seconds, self.versions.get(stage.environment, {}))
-        self.view.finished(stage, seconds)
+        split = manifests.finish(self.run, stage, seconds, self.versions.get(stage.environment, {}))
+        self.view.finished(stage, seconds, split)
 
     def _error_of(self, running: _Running) -> StageError | StageFailed | None:
         stage, status = running.stage, running.process.returncode

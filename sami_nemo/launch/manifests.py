@@ -25,6 +25,7 @@ from typing import Any
 import yaml
 
 from sami_nemo.config import settings_of_results
+from sami_nemo.launch.stage_log import phases
 from sami_nemo.launch.stages import Stage
 from sami_nemo.run_dir import RunDir, commit, partial, read_json, sha256_file, write_json
 
@@ -145,11 +146,28 @@ def failure_path(run: RunDir, stage: Stage) -> Path:
     return run.manifest(f"{stage.name}.failure")
 
 
-def finish(run: RunDir, stage: Stage, wall_seconds: float, versions: dict[str, str]) -> None:
-    """Record that the stage ended well, then put its outputs in place and write its manifest."""
-    record = {"made_from": made_from(run, stage), "wall_seconds": round(wall_seconds, 1), "versions": versions}
+def finish(
+    run: RunDir, stage: Stage, wall_seconds: float, versions: dict[str, str], ended: float | None = None
+) -> dict[str, float]:
+    """Record that the stage ended well, then put its outputs in place and write its manifest.
+
+    Args:
+        ended: when its process did, seconds since the epoch; just now if not given.
+
+    Returns:
+        How the wall time splits, see `stage_log.phases`.
+    """
+    ended = time.time() if ended is None else ended
+    split = phases(run.events(stage.name), log_starts(run, stage)[1], ended - wall_seconds, ended)
+    record = {
+        "made_from": made_from(run, stage),
+        "wall_seconds": round(wall_seconds, 1),
+        "phases": split,
+        "versions": versions,
+    }
     write_json(attempt_path(run, stage), record)
     complete(run, stage)
+    return split
 
 
 def complete(run: RunDir, stage: Stage) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sami_nemo.config import load_config
 from sami_nemo.errors import EXIT_USER_ERROR, UserError
-from sami_nemo.progress import report_error
+from sami_nemo.progress import report_error, report_phase
 from sami_nemo.run_dir import INSTRUCT, RunDir
 from sami_nemo.versions import Environment, check_versions
 
@@ -43,6 +43,8 @@ def run(main: Callable[..., None], environment: Environment) -> None:
     try:
         check_versions(environment)
         config = load_config(arguments.run_dir / "config.yaml")
+        if is_writer():
+            report_phase("work")
         main(config, RunDir(arguments.run_dir), arguments.iteration, **engine)
     except UserError as error:
         # From every process of a distributed stage: the others may be stopped before they come to it. The launcher

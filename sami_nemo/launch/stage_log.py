@@ -46,9 +46,24 @@ class EventReader:
         return [event for event in events if isinstance(event, dict)]
 
 
+def phases(path: Path, start: int, began: float, ended: float) -> dict[str, float]:
+    """Wall time of an attempt, in seconds: start_up, work and saving.
+
+    Args:
+        start: byte of the events file from which the attempt's own follow.
+        began, ended: of the process, seconds since the epoch, as events tell time.
+    """
+    marks = {event["phase"]: float(event["time"]) for event in EventReader(path, start).new() if "phase" in event}
+    work = marks.get("work", began)
+    saving = max(marks.get("saving", ended), work)
+    parts = {"start_up": work - began, "work": saving - work, "saving": ended - saving}
+    # Clocks of nodes differ a little.
+    return {name: round(max(seconds, 0.0), 1) for name, seconds in parts.items()}
+
+
 def last_progress(path: Path, start: int) -> dict[str, Any] | None:
     """The latest progress event after byte `start`."""
-    events = [event for event in EventReader(path, start).new() if "error" not in event]
+    events = [event for event in EventReader(path, start).new() if "done" in event]
     return events[-1] if events else None
 
 

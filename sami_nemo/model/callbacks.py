@@ -17,7 +17,7 @@ from sami_nemo.config import Config
 from sami_nemo.data.contrast_module import ContrastDataModule
 from sami_nemo.errors import TrainingDiverged
 from sami_nemo.model.sami_model import SamiModel, ScoreReduction
-from sami_nemo.progress import report, stop_requested
+from sami_nemo.progress import report, report_phase, stop_requested
 from sami_nemo.run_dir import read_jsonl, write_jsonl
 
 
@@ -66,6 +66,10 @@ class Checkpoints(pl.Callback):
 
 class EvaluationProgress(pl.Callback):
     """Tells how many micro-batches are scored."""
+
+    def on_test_start(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.is_global_zero:
+            report_phase("work")
 
     def on_test_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, *_: int
@@ -116,6 +120,7 @@ class StepLog(pl.Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self.began = time.monotonic()
         if trainer.is_global_zero:
+            report_phase("work")
             report(self.resumed, self.total, "steps")
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:

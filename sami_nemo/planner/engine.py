@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from sami_nemo.config import Config
 from sami_nemo.planner.geometry import ModelGeometry
 from sami_nemo.planner.parameters import total_parameters
@@ -10,6 +12,8 @@ GIB = 2**30
 # Activations of a prefill of 8,192 tokens, CUDA graphs and NCCL's buffers: what vLLM's own profile run leaves out of the
 # cache for 7 B to 70 B models.
 ENGINE_OVERHEAD_GIB = 4
+# vLLM's own limit.
+MOST_REQUESTS = 256
 
 
 def engine_weight_bytes(geometry: ModelGeometry, config: Config) -> float:
@@ -29,17 +33,28 @@ def cache_bytes(geometry: ModelGeometry, config: Config) -> float | None:
     """Room for keys and values on each GPU, negative if the weights do not fit; None if the GPU's size is not known."""
     hardware, generate = config.hardware, config.generate
     if hardware.accelerator == "cpu":
-        return float(generate.cpu_kv_cache_gib * GIB)
+        if generate.cpu_kv_cache_gib is not None:
+            return float(generate.cpu_kv_cache_gib * GIB)
+        needed = cache_bytes_per_token(geometry, config) * generate.max_model_len * generate.chunk_requests
+        # In whole GiB, so that an interrupted stage finds the same limits when it goes on.
+        return min(needed, max(available_memory() // (4 * GIB), 1) * GIB)
     if hardware.gpu_memory_gib is None:
         return None
     available = hardware.gpu_memory_gib * GIB * generate.gpu_memory_utilization
     return available - engine_weight_bytes(geometry, config) - ENGINE_OVERHEAD_GIB * GIB
 
 
+def available_memory() -> int:
+    """Bytes of this machine's memory that programs can have (Linux)."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+
+
 def requests_together(geometry: ModelGeometry, config: Config, tokens: int) -> int:
-    """Requests of `tokens` tokens that an engine holds at a time; at least one."""
+    """Requests of `tokens` tokens that an engine works on at a time; at least one, at most a chunk."""
     room = cache_bytes(geometry, config)
-    fitting = config.generate.max_num_seqs
+    generate = config.generate
+    fitting = min(generate.max_num_seqs or MOST_REQUESTS, generate.chunk_requests)
     if room is not None:
         fitting = min(fitting, int(room // (cache_bytes_per_token(geometry, config) * tokens)))
     return max(fitting, 1)

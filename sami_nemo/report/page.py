@@ -22,6 +22,8 @@ TEMPLATE = "page.html.j2"
 CSS_VARIABLES = {INK: "ink", FAINT: "faint", GRID: "grid", **{c: f"s{i}" for i, c in enumerate(SERIES, start=1)}}
 # Responses are most of the page's size; at the paper's lengths these are a few megabytes.
 MOST_BROWSED = 100
+# Of a stage's wall time.
+PHASES = ("start_up", "work", "saving")
 ABSENT = "–"
 
 
@@ -207,11 +209,12 @@ def filters_table(run: RunData) -> Table:
 
 
 def stages_table(run: RunData) -> Table:
-    rows = [
-        [s.name, duration(s.seconds), ABSENT if s.tokens_per_s is None else f"{s.tokens_per_s:.1f}", s.finished]
-        for s in run.stages
-    ]
-    return Table("Stages", ["stage", "wall time", "tokens/s", "finished"], rows)
+    rows = []
+    for stage in run.stages:
+        split = [duration(stage.phases[part]) if part in stage.phases else ABSENT for part in PHASES]
+        speed = ABSENT if stage.tokens_per_s is None else f"{stage.tokens_per_s:.1f}"
+        rows.append([stage.name, duration(stage.seconds), *split, speed, stage.finished])
+    return Table("Stages", ["stage", "wall time", "start-up", "work", "saving", "tokens/s", "finished"], rows)
 
 
 def versions_table(run: RunData) -> Table:

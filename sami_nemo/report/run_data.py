@@ -114,6 +114,8 @@ class StageRecord:
 
     name: str
     seconds: float
+    phases: Mapping[str, float]
+    """Of them: start_up, work, saving."""
     finished: str
     tokens_per_s: float | None
     versions: Mapping[str, str]
@@ -292,16 +294,17 @@ def _answers(run: RunDir, n: int) -> Answers:
 
 
 def _stages(run: RunDir) -> tuple[StageRecord, ...]:
-    """Finished stages; `<stage>.attempt.json` is of one that is not."""
-    records = []
-    for path in run.manifest("x").parent.glob("*.json"):
-        manifest = read_json(path)
-        if "finished" in manifest:
-            name = manifest["stage"]
-            speed = _tokens_per_s(run.events(name))
-            versions = manifest.get("versions", {})
-            records.append(StageRecord(name, manifest["wall_seconds"], manifest["finished"], speed, versions))
-    return tuple(sorted(records, key=lambda record: (record.finished, record.name)))
+    return tuple(
+        StageRecord(
+            manifest["stage"],
+            manifest["wall_seconds"],
+            manifest.get("phases", {}),
+            manifest["finished"],
+            _tokens_per_s(run.events(manifest["stage"])),
+            manifest.get("versions", {}),
+        )
+        for manifest in run.manifests()
+    )
 
 
 def _tokens_per_s(events: Path) -> float | None:

@@ -67,6 +67,13 @@ def test_three_iterations(workspace: Path, undisturbed: str) -> None:
     assert not held_out & set.union(*used)
     assert not used[0] & used[1], "iterations 1 and 2 train on different halves"
     assert "bound" in undisturbed
+    times = {row["stage"]: row for row in metrics["stages"]}
+    assert {"sample_0", "train_1", "evaluate_3"} <= times.keys()
+    for row in times.values():
+        assert row["start_up"] + row["work"] + row["saving"] == pytest.approx(row["seconds"], abs=0.5)
+    # Models are loaded before the work, and exported after it.
+    assert times["sample_0"]["start_up"] > 1 and times["train_1"]["start_up"] > 1 and times["train_1"]["saving"] > 0
+    assert "train_1: finished in 0:" in undisturbed and "(start-up 0:" in undisturbed
 
 
 def test_a_finished_run_does_nothing_again(workspace: Path, undisturbed: str) -> None:

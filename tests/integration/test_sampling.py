@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import time
@@ -234,3 +235,38 @@ def test_only_the_same_model_and_settings_are_continued(tiny_mistral: Path, tmp_
         sample.open_output(output, other)
         assert not (output / "evaluation.jsonl").exists()
         assert read_json(output / "model.json") == other
+
+
+ORDERS = """
+import json, sys
+from pathlib import Path
+from sami_nemo.config import load_config
+from sami_nemo.generate.engine import Engine, prefix_order, set_environment
+config, model = load_config(Path(sys.argv[1])), Path(sys.argv[2])
+set_environment(config)
+heads = [[10 + constitution] * 40 for constitution in range(4)]
+prompts = [[1, *head, *range(60 + query, 80 + query)] for query in range(6) for head in heads]
+with Engine(model, config) as engine:
+    found = [engine.answer(prompts, lambda answer: None, order) for order in (prefix_order, lambda p: range(len(p)))]
+print("ORDERS", json.dumps([[(a.token_ids, a.cached_tokens) for a in answers] for answers in found]))
+"""
+
+
+@pytest.mark.slow
+def test_the_order_of_requests_changes_the_cache_and_no_answer(
+    tiny_mistral: Path, generate_python: Path, tmp_path: Path
+) -> None:
+    """Six queries under four constitutions, three at a time: by turns, heads are pushed out or computed side by side."""
+    settings = tmp_path / "config.yaml"
+    write_text(settings, dump_config(config(tiny_mistral, tmp_path, "orders")))
+    command = [str(generate_python), "-c", ORDERS, str(settings), str(tiny_mistral)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("ORDERS ")]
+    assert lines, done.stdout[-2000:] + done.stderr[-2000:]
+    ordered, by_turns = json.loads(lines[0].removeprefix("ORDERS "))
+    assert [ids for ids, _ in ordered] == [ids for ids, _ in by_turns]
+    cached = [sum(tokens for _, tokens in answers) for answers in (ordered, by_turns)]
+    assert cached[0] >= cached[1]
+    # All but the first of a constitution find whole blocks of its head.
+    assert cached[0] > 0

@@ -15,7 +15,7 @@ from sami_nemo.launch.job import EXIT_FAILED, begin, end, stop_path
 from sami_nemo.launch.run_state import read_states, status_lines
 from sami_nemo.launch.slurm_script import NOTHING_TO_DO, START_AGAIN
 from sami_nemo.launch.stages import Stage, plan
-from sami_nemo.run_dir import RunDir, partial
+from sami_nemo.run_dir import RunDir, partial, read_json
 
 PROGRESS = '{"done": 1, "total": 4, "unit": "steps", "loss": 0.5}\n'
 
@@ -36,8 +36,8 @@ class Bench:
     def begin(self) -> int:
         return begin(self.config, self.run, self.stage)
 
-    def end(self, status: int) -> int:
-        return end(self.config, self.run, self.stage, status, seconds=3.0)
+    def end(self, status: int, seconds: float = 3.0, ended: float | None = None) -> int:
+        return end(self.config, self.run, self.stage, status, seconds, ended)
 
     def write_outputs(self) -> None:
         for path in self.stage.outputs:
@@ -69,6 +69,20 @@ def test_a_stage_that_ends_well_is_finished_and_not_begun_again(bench: Bench) ->
     assert manifests.inspect(bench.run, bench.stage) is manifests.State.FINISHED
     assert bench.begin() == NOTHING_TO_DO
     assert [line.split() for line in bench.status().splitlines()][1] == ["principles", "finished", "3", "s"]
+
+
+def test_the_wall_time_is_split_by_the_marks_of_the_last_attempt(bench: Bench) -> None:
+    """Killed once; then the script begins at 100, the stage's work at 114, its saving at 160, and all is over at 164."""
+    bench.begin()
+    bench.event('{"time": 20.0, "phase": "work"}\n{"time": 30.0, "phase": "saving"}\n')
+    bench.begin()
+    bench.write_outputs()
+    bench.event('{"time": 114.0, "phase": "work"}\n{"time": 160.0, "phase": "saving"}\n')
+    # Recorded long after it ended, where a container has to start for it.
+    assert bench.end(0, seconds=64.0, ended=164.0) == 0
+    manifest = read_json(bench.run.manifest("principles"))
+    assert manifest["wall_seconds"] == 64.0
+    assert manifest["phases"] == {"start_up": 14.0, "work": 46.0, "saving": 4.0}
 
 
 def test_a_killed_job_finds_what_is_there(bench: Bench) -> None:

@@ -546,9 +546,13 @@ def test_plain_view_prints_lines(capsys: pytest.CaptureFixture[str]) -> None:
     view.started(stage, resumed=False)
     view.progress(stage, {"time": 1.0, "done": 1, "total": 2, "unit": "responses"})
     view.progress(stage, {"time": 2.0, "done": 2, "total": 2, "unit": "responses", "tokens_per_s": 99.51})
-    view.finished(stage, 65)
+    view.finished(stage, 65, {"start_up": 14.6, "work": 50.2, "saving": 0.2})
     lines = capsys.readouterr().out.splitlines()
-    assert lines == ["sample_0: starts", "sample_0: 2/2 responses, tokens_per_s 99.51", "sample_0: finished in 1:05"]
+    assert lines == [
+        "sample_0: starts",
+        "sample_0: 2/2 responses, tokens_per_s 99.51",
+        "sample_0: finished in 1:05 (start-up 0:15, work 0:50)",
+    ]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.2, "0:00"), (65, "1:05"), (3725, "1:02:05")])
@@ -574,4 +578,4 @@ def test_stage_entry_reports_a_users_error(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert done.stderr.startswith("model.path = /nowhere:") and done.stderr.count("\n") == 1
-    assert json.loads(events.read_text())["error"] == done.stderr.strip()
+    assert json.loads(events.read_text().splitlines()[-1])["error"] == done.stderr.strip()

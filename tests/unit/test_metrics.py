@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
+from sami_nemo.compose import compose
 from sami_nemo.evaluate.mean_sem import mean_sem
-from sami_nemo.evaluate.metrics import bound, summarise
+from sami_nemo.evaluate.metrics import bound, summarise, write_metrics
 from sami_nemo.objective import mutual_information_bound
+from sami_nemo.run_dir import RunDir, read_json, write_json
 
 
 def test_mean_and_standard_error() -> None:
@@ -33,3 +36,25 @@ def test_summary() -> None:
     assert summary["mi_bound"]["mean"] == pytest.approx(math.log(2) / 2)
     assert summary["mi_bound"]["max"] == pytest.approx(math.log(2))
     assert summary["response_tokens"] == {"mean": 2.0, "sem": pytest.approx(math.sqrt(2 / 3 / 4)), "n": 4}
+
+
+def test_finished_stages_are_listed_with_their_times(tmp_path: Path) -> None:
+    """In the order in which they ended; those of a run that was begun before times were split have none of the parts."""
+    config = compose(["recipe=sami_debug", f"runs_dir={tmp_path}"])
+    run = RunDir(config.run_dir)
+    write_metrics(config, run)
+    assert read_json(run.metrics)["stages"] == []
+
+    phases = {"start_up": 14.0, "work": 46.0, "saving": 4.0}
+    train = {"stage": "train_1", "wall_seconds": 64.0, "phases": phases, "finished": "2026-01-01T00:02:00+0000"}
+    write_json(run.manifest("train_1"), train)
+    for name in ("queries", "merge_0"):
+        # Within a second.
+        write_json(run.manifest(name), {"stage": name, "wall_seconds": 1.5, "finished": "2026-01-01T00:01:00+0000"})
+    write_json(run.manifest("sample_1.attempt"), {"made_from": {}})
+    write_metrics(config, run)
+    assert read_json(run.metrics)["stages"] == [
+        {"stage": "queries", "seconds": 1.5},
+        {"stage": "merge_0", "seconds": 1.5},
+        {"stage": "train_1", "seconds": 64.0, **phases},
+    ]

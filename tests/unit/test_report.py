@@ -84,7 +84,13 @@ def make_run(root: Path, iterations: int = 1, judged: bool = True) -> RunDir:
     write_json(run.metrics, metrics)
     write_text(run.config, "name: test\ntrain:\n  logprob_normalization: mean\n")
     write_json(run.queries / "constitutions.json", {"desired": {"id": CONSTITUTIONS[0]}})
-    manifest = {"stage": "sample_0", "wall_seconds": 65.0, "versions": {"torch": "2.13.0"}, "finished": "2026-01-01"}
+    manifest = {
+        "stage": "sample_0",
+        "wall_seconds": 65.0,
+        "phases": {"start_up": 14.0, "work": 51.0, "saving": 0.1},
+        "versions": {"torch": "2.13.0"},
+        "finished": "2026-01-01",
+    }
     write_json(run.manifest("sample_0"), manifest)
     write_json(run.manifest("train_1.attempt"), {"config_sha256": "0"})
     events = [{"time": 1.0, "done": 1, "total": 2, "unit": "responses", "tokens_per_s": 10.0}, {"tokens_per_s": 123.4}]
@@ -152,7 +158,7 @@ def test_numbers_on_the_page(reported: RunDir) -> None:
     assert "0.375 ± 0.013" in text and "gain 0.250 ± 0.020" in text and "41.5 ± 0.5" in text
     assert "0.69 ± 0.09" in text and "0.75 ± 0.06 uncorrected" in text
     assert "6 replies of the judge could not be read" in text
-    assert '<th scope="row">sample_0</th><td>1:05</td><td>123.4</td>' in text
+    assert '<th scope="row">sample_0</th><td>1:05</td><td>0:14</td><td>0:51</td><td>0:00</td><td>123.4</td>' in text
     assert "train_1.attempt" not in text
     assert "f" * 63 + "1" in text and "2.13.0" in text and "logprob_normalization: mean" in text
 
