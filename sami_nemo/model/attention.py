@@ -75,24 +75,19 @@ def attended_by_rows(
         query: `[1, H, T, D]`; key and value with as many or fewer heads.
         row_lengths: `[row, 1 + R]`.
     """
-    pieces, start = [], 0
-    for lengths in row_lengths.tolist():
-        prompt, end = start + lengths[0], start + sum(lengths)
-        for first, last, mask in ((start, prompt, None), (prompt, end, response_mask(tuple(lengths)))):
-            pieces.append(
-                scaled_dot_product_attention(
-                    query[:, :, first:last],
-                    key[:, :, start:last],
-                    value[:, :, start:last],
-                    attn_mask=mask,
-                    is_causal=mask is None,
-                    scale=scale,
-                    enable_gqa=True,
-                )
-            )
-        start = end
-    attended = torch.cat(pieces, dim=2)
-    return torch.nn.functional.pad(attended, (0, 0, 0, query.shape[2] - start))
+    rows = row_lengths.tolist()
+    sizes = [sum(lengths) for lengths in rows]
+    padding = query.shape[2] - sum(sizes)
+    # Split once: the gradients of slices would be tensors of the whole sequence, one for each row.
+    split = [tensor.split([*sizes, padding], dim=2) for tensor in (query, key, value)]
+    pieces = []
+    for lengths, queries, keys, values in zip(rows, *(parts[:-1] for parts in split), strict=True):
+        prompt = lengths[0]
+        of_prompt, of_responses = queries.split([prompt, queries.shape[2] - prompt], dim=2)
+        attend = functools.partial(scaled_dot_product_attention, scale=scale, enable_gqa=True)
+        pieces.append(attend(of_prompt, keys[:, :, :prompt], values[:, :, :prompt], is_causal=True))
+        pieces.append(attend(of_responses, keys, values, attn_mask=response_mask(tuple(lengths))))
+    return torch.nn.functional.pad(torch.cat(pieces, dim=2), (0, 0, 0, padding))
 
 
 # Every layer, and the backward pass of checkpointed ones, asks for the masks of the same few rows.
