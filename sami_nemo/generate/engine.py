@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sami_nemo.config import Config
+from sami_nemo.config import Config, ModelConfig
 from sami_nemo.planner.engine import cache_bytes, requests_together
-from sami_nemo.planner.geometry import model_geometry
+from sami_nemo.planner.geometry import ModelGeometry, model_geometry
+from sami_nemo.run_dir import read_json
 
 # Read by vLLM while it is imported.
 ENVIRONMENT = {
@@ -26,6 +27,9 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+# The prefix cache finds whole blocks only. vLLM's own size on CPUs, 128 tokens, is more than what prompts of short queries
+# share; its kernels there want multiples of 32.
+CPU_BLOCK_TOKENS = 32
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,22 @@ class BatchLimits:
     """Of keys and values."""
 
 
-def batch_limits(config: Config) -> BatchLimits:
-    """The limits that the settings state, and on CPUs what follows from the machine's memory for the others."""
-    generate, geometry = config.generate, model_geometry(config.model)
+def geometry_of(model: Path) -> ModelGeometry:
+    """The sizes of the checkpoint in the directory `model`: those of the instruct baseline may not be the base model's."""
+    kind = read_json(model / "config.json")["model_type"]
+    geometry = model_geometry(ModelConfig(name=model.name, architecture=kind, path=str(model)))
+    assert geometry is not None, f"{model}/config.json leaves sizes out"
+    return geometry
+
+
+def batch_limits(config: Config, geometry: ModelGeometry) -> BatchLimits:
+    """The limits that the settings state, and on CPUs what follows from the machine's memory for the others.
+
+    Derived once for a stage: the memory that is free changes.
+    """
+    generate = config.generate
     if config.hardware.accelerator == "gpu":
         return BatchLimits(generate.max_num_seqs, None)
-    assert geometry is not None, "the model is on this machine by now"
     room = cache_bytes(geometry, config)
     assert room is not None
     return BatchLimits(requests_together(geometry, config, generate.max_model_len), int(room))
@@ -73,9 +87,11 @@ class Engine:
 
     Args:
         model: directory of a Hugging Face checkpoint.
+        limits: see `batch_limits`.
+        prefix_caching: false computes every prompt whole, for comparisons.
     """
 
-    def __init__(self, model: Path, config: Config) -> None:
+    def __init__(self, model: Path, config: Config, limits: BatchLimits, prefix_caching: bool = True) -> None:
         on_cpu = config.hardware.accelerator == "cpu"
         set_environment(config)
         # What vLLM says of Triton and of torch's deprecations while it is imported, before it sets up its own log.
@@ -83,7 +99,7 @@ class Engine:
         warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
         from vllm import EngineArgs, LLMEngine, SamplingParams
 
-        generate, limits = config.generate, batch_limits(config)
+        generate = config.generate
         self._engine = LLMEngine.from_engine_args(
             EngineArgs(
                 model=str(model),
@@ -97,9 +113,10 @@ class Engine:
                 distributed_executor_backend="uni" if generate.tensor_parallel == 1 else "mp",
                 gpu_memory_utilization=generate.gpu_memory_utilization,
                 kv_cache_memory_bytes=limits.cache_bytes,
+                block_size=CPU_BLOCK_TOKENS if on_cpu else None,
                 # Compilation takes longer than it saves on the CPU.
                 enforce_eager=on_cpu,
-                enable_prefix_caching=True,
+                enable_prefix_caching=prefix_caching,
                 disable_log_stats=True,
                 use_tqdm_on_load=False,
             )

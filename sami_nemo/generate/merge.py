@@ -33,7 +33,10 @@ def main(config: Config, run_dir: RunDir, iteration: int) -> None:
         write_jsonl(output / f"{name}.jsonl", rows)
         print(f"{name}: {len(rows)} responses of {len(engines)} engines")
     requests = {name: requests_sha256(plan.requests) for name, plan in plans.items()}
-    write_json(output / "model.json", {**records[0], "requests_sha256": requests, "engines": len(engines)})
+    # Engines that derive limits find each its own.
+    limits = [record["limits"] for record in records]
+    asked = {"requests_sha256": requests, "limits": limits, "engines": len(engines)}
+    write_json(output / "model.json", {**records[0], **asked})
     write_report(output, plans)
 
 

@@ -6,6 +6,7 @@ as stage `sample_n_engine_k` into iteration_<n>/engine_<k>/, where engines share
     evaluation.jsonl, training.jsonl    `Response` rows; no training.jsonl after the last iteration, nor of the
                                         instruct baseline, which answers like an iteration's model
     model.json                          which model answered: path and hash; what it was asked, and with which settings
+                                        and limits
     report.json                         how many queries and requests there were, and which queries were too long
 """
 
@@ -15,6 +16,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from sami_nemo.constitution.principles import load_principles
 from sami_nemo.constitution.sampling import all_constitutions, draw_constitutions, draw_with_desired
 from sami_nemo.data.records import Constitution, Query, Response
 from sami_nemo.data.tokenization import PromptTokenizer, uses_chat_template
-from sami_nemo.generate.engine import Answer, Engine, batch_limits, set_environment
+from sami_nemo.generate.engine import Answer, BatchLimits, Engine, batch_limits, geometry_of, set_environment
 from sami_nemo.generate.requests import (
     Request,
     RequestPlan,
@@ -53,11 +55,11 @@ def main(config: Config, run_dir: RunDir, iteration: int, engine: int | None = N
     else:
         output = partial(run_dir.engine_responses(iteration, engine))
         plans = {name: share(plan, engine, config.generate.engines) for name, plan in plans.items()}
-    open_output(output, model_record(config, model, plans))
+    record = open_output(output, model_record(config, model, plans))
     write_report(output, plans)
     for name, plan in plans.items():
         print(f"{name}: {len(plan.requests)} requests for {plan.queries} queries, {len(plan.too_long)} too long")
-    sample(config, model, plans, output)
+    sample(config, model, plans, output, BatchLimits(**record["limits"]))
 
 
 def plan_stage(config: Config, run_dir: RunDir, iteration: int, model: Path) -> dict[str, RequestPlan]:
@@ -107,22 +109,29 @@ def model_record(config: Config, model: Path, plans: dict[str, RequestPlan]) -> 
         "sha256": digest.hexdigest(),
         "requests_sha256": {name: requests_sha256(plan.requests) for name, plan in plans.items()},
         "generate": config.generate.model_dump(),
-        # As derived from the machine: other batches may break greedy ties otherwise.
-        "max_num_seqs": batch_limits(config).max_num_seqs,
+        "limits": asdict(batch_limits(config, geometry_of(model))),
         "seed": config.seed,
     }
 
 
-def open_output(output: Path, record: dict[str, Any]) -> None:
-    """Keep what an interrupted stage has left in `output` if it answered the same; else begin with an empty one."""
+def open_output(output: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Keep what an interrupted stage has left in `output` if it answered the same; else begin with an empty one.
+
+    Returns:
+        The record to go on with: it has the limits of the interrupted stage. Derived now, from the memory that is free,
+        they may be others, and other batches may break greedy ties otherwise.
+    """
     model_file = output / "model.json"
-    if model_file.exists() and read_json(model_file) == record:
-        return
+    if model_file.exists():
+        found = read_json(model_file)
+        if "limits" in found and found == {**record, "limits": found["limits"]}:
+            return dict(found)
     shutil.rmtree(output, ignore_errors=True)
     write_json(model_file, record)
+    return record
 
 
-def sample(config: Config, model: Path, plans: dict[str, RequestPlan], output: Path) -> None:
+def sample(config: Config, model: Path, plans: dict[str, RequestPlan], output: Path, limits: BatchLimits) -> None:
     """Answer what is not answered yet. Loads the model only if there is something left."""
     chunk = config.generate.chunk_requests
     logs = {name: ResponseLog(output / f"{name}.jsonl", chunk, len(plan.requests)) for name, plan in plans.items()}
@@ -130,7 +139,7 @@ def sample(config: Config, model: Path, plans: dict[str, RequestPlan], output: P
     if meter.done == meter.total:
         return
     print(f"{meter.done} of {meter.total} responses are there; loading {model}", flush=True)
-    with Engine(model, config) as engine:
+    with Engine(model, config, limits) as engine:
         meter.start()
         for name, log in logs.items():
             while indices := log.next_chunk():

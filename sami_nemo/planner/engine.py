@@ -36,8 +36,8 @@ def cache_bytes(geometry: ModelGeometry, config: Config) -> float | None:
         if generate.cpu_kv_cache_gib is not None:
             return float(generate.cpu_kv_cache_gib * GIB)
         needed = cache_bytes_per_token(geometry, config) * generate.max_model_len * generate.chunk_requests
-        # In whole GiB, so that an interrupted stage finds the same limits when it goes on.
-        return min(needed, max(available_memory() // (4 * GIB), 1) * GIB)
+        # At least 1 GiB: vLLM keeps a block for itself. Whole GiB of what is free, so that it seldom makes a difference.
+        return min(max(needed, GIB), max(available_memory() // (4 * GIB), 1) * GIB)
     if hardware.gpu_memory_gib is None:
         return None
     available = hardware.gpu_memory_gib * GIB * generate.gpu_memory_utilization

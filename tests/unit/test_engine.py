@@ -11,6 +11,7 @@ from sami_nemo.compose import compose
 from sami_nemo.config import Config
 from sami_nemo.generate.engine import BatchLimits, batch_limits, prefix_order
 from sami_nemo.planner import engine as planner_engine
+from sami_nemo.planner.geometry import model_geometry
 
 GIB = 2**30
 
@@ -44,19 +45,25 @@ def mistral(**generate: Any) -> Config:
     )
 
 
+def limits(config: Config) -> BatchLimits:
+    geometry = model_geometry(config.model)
+    assert geometry is not None
+    return batch_limits(config, geometry)
+
+
 def test_limits_follow_from_the_memory_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     """mistral-7b keeps 2 x 32 layers x 8 heads x 128 channels x 2 bytes = 128 KiB a token, 256 MiB for 2,048 of them."""
     monkeypatch.setattr(planner_engine, "available_memory", lambda: 17 * GIB)
-    assert batch_limits(mistral()) == BatchLimits(16, 4 * GIB)
-    assert batch_limits(mistral(chunk_requests=8)) == BatchLimits(8, 2 * GIB)
-    assert batch_limits(mistral(max_num_seqs=3)) == BatchLimits(3, 4 * GIB)
-    assert batch_limits(mistral(cpu_kv_cache_gib=2)) == BatchLimits(8, 2 * GIB)
+    assert limits(mistral()) == BatchLimits(16, 4 * GIB)
+    assert limits(mistral(chunk_requests=8)) == BatchLimits(8, 2 * GIB)
+    assert limits(mistral(max_num_seqs=3)) == BatchLimits(3, 4 * GIB)
+    assert limits(mistral(cpu_kv_cache_gib=2)) == BatchLimits(8, 2 * GIB)
     monkeypatch.setattr(planner_engine, "available_memory", lambda: GIB)
-    assert batch_limits(mistral()) == BatchLimits(4, GIB)
+    assert limits(mistral()) == BatchLimits(4, GIB)
     monkeypatch.setattr(planner_engine, "available_memory", lambda: 4000 * GIB)
     # 512 requests of a chunk; vLLM takes no more than 256 at a time.
-    assert batch_limits(mistral()) == BatchLimits(256, 128 * GIB)
+    assert limits(mistral()) == BatchLimits(256, 128 * GIB)
 
 
 def test_on_gpus_vllm_finds_out() -> None:
-    assert batch_limits(compose(["recipe=sami_mistral"])) == BatchLimits(None, None)
+    assert limits(compose(["recipe=sami_mistral"])) == BatchLimits(None, None)
