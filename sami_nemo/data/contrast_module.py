@@ -26,12 +26,13 @@ class ContrastSampler(MegatronDataSampler):
     Steps come in order, and again from the first: for a reference pass before training.
 
     Args:
-        micro_batches: of each step, on every rank.
+        micro_batches: of each step, on every rank. None if a stage goes on behind its last step, whose model is run once
+            more for the export: with one.
     """
 
     def __init__(self, micro_batches: Sequence[int], **megatron: Any) -> None:
         super().__init__(**megatron, micro_batch_size=1, output_log=False)
-        self.micro_batches = micro_batches
+        self.micro_batches = micro_batches or [1]
         self.steps = 0
 
     @property
@@ -76,8 +77,9 @@ class ContrastDataModule(pl.LightningDataModule):
         if config.hardware.accelerator == "gpu" and train.layout == "shared_prefix":
             self.multiple = math.lcm(self.multiple, GPU_LENGTHS)
         counts = [len(ranks[0]) for ranks in self.dealt]
+        self.steps = sum(counts) if one_by_one else len(counts)
         self.data_sampler = ContrastSampler(
-            [1] * sum(counts) if one_by_one else counts,
+            [1] * self.steps if one_by_one else counts,
             # Pipeline stages exchange the true lengths.
             seq_len=max(batch_length([group], train.layout) for group in groups),
             global_batch_size=batch_size,
@@ -88,10 +90,6 @@ class ContrastDataModule(pl.LightningDataModule):
         tokens = [group_tokens(self.groups[index], self.train_config.layout) for index in batch]
         dealt = deal_step(tokens, ranks, self.train_config.micro_batch_tokens)
         return [[[batch[i] for i in micro] for micro in micros] for micros in dealt]
-
-    @property
-    def steps(self) -> int:
-        return len(self.data_sampler.micro_batches)
 
     def step_groups(self, step: int) -> list[ContrastGroup]:
         """The groups of a step (from 0) over all ranks."""

@@ -102,16 +102,17 @@ def test_bf16_weights_are_too_coarse_for_small_rates(
     assert 0 < changed < total / 10
 
 
-def test_killed_training_resumes_to_the_same_weights(runs_dir: Path, base: Path) -> None:
+@pytest.mark.parametrize(("moment", "saved"), [("between-steps", "step_[12]"), ("after-the-last", "step_4")])
+def test_killed_training_resumes_to_the_same_weights(runs_dir: Path, base: Path, moment: str, saved: str) -> None:
     settings: dict[str, Any] = {"batches": 4, "batch_size": 2}
-    undisturbed, rows = train(tiny_config(runs_dir, "undisturbed", base, 2, **settings), GROUPS)
-    config = tiny_config(runs_dir, "killed", base, 2, **settings)
+    undisturbed, rows = train(tiny_config(runs_dir, f"undisturbed-{moment}", base, 2, **settings), GROUPS)
+    config = tiny_config(runs_dir, f"killed-{moment}", base, 2, **settings)
     run = make_run(config, GROUPS)
     checkpoints = run.iteration(1) / "train.partial" / "checkpoints"
     process = start(run, "sami_nemo.train", 2, 1)
     try:
         deadline = time.monotonic() + 120
-        while not list(checkpoints.glob("step_[12]")):
+        while not list(checkpoints.glob(saved)):
             assert process.poll() is None and time.monotonic() < deadline, "no checkpoint appeared"
             time.sleep(0.02 * random.random())
     finally:
