@@ -7,13 +7,15 @@ In the shared-prefix layout one sequence holds many rows, each a prompt and all 
 A token sees the prompt of its row up to itself, and of the responses only its own. Lengths arrive as Megatron's
 attention mask, a small tensor: it goes through pipelines, and comes back when activations are computed again.
 
-Axes of tensor names: T positions of all rows, L of one row, H heads, D channels of a head; row lengths are `[row, 1 + R]`,
-the prompt's and those of the R responses.
+Axes of tensor names: T positions of all rows, L of one row, C rows of a group, H heads, G heads of keys and values, D
+channels of a head; row lengths are `[row, 1 + R]`, the prompt's and those of the R responses.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.utils.rnn import pad_sequence
 
 
 class ContrastAttention(MegatronModule):
@@ -69,29 +72,80 @@ class ContrastAttention(MegatronModule):
 def attended_by_rows(
     query: Tensor, key: Tensor, value: Tensor, row_lengths: Tensor, scale: float | None = None
 ) -> Tensor:
-    """Row by row, so that nothing is computed between rows; padding behind the last row gives 0.
+    """Group by group, so that nothing is computed between groups; padding behind the last row gives 0.
 
     Args:
         query: `[1, H, T, D]`; key and value with as many or fewer heads.
         row_lengths: `[row, 1 + R]`.
     """
-    rows = row_lengths.tolist()
+    rows = [tuple(lengths) for lengths in row_lengths.tolist()]
     sizes = [sum(lengths) for lengths in rows]
     padding = query.shape[2] - sum(sizes)
     # Split once: the gradients of slices would be tensors of the whole sequence, one for each row.
-    split = [tensor.split([*sizes, padding], dim=2) for tensor in (query, key, value)]
+    split = [tensor[0].transpose(0, 1).split([*sizes, padding])[:-1] for tensor in (query, key, value)]
     pieces = []
-    for lengths, queries, keys, values in zip(rows, *(parts[:-1] for parts in split), strict=True):
-        prompt = lengths[0]
-        of_prompt, of_responses = queries.split([prompt, queries.shape[2] - prompt], dim=2)
-        attend = functools.partial(scaled_dot_product_attention, scale=scale, enable_gqa=True)
-        pieces.append(attend(of_prompt, keys[:, :, :prompt], values[:, :, :prompt], is_causal=True))
-        pieces.append(attend(of_responses, keys, values, attn_mask=response_mask(tuple(lengths))))
-    return torch.nn.functional.pad(torch.cat(pieces, dim=2), (0, 0, 0, padding))
+    # The rows of a group have the same responses.
+    for _, numbers in itertools.groupby(range(len(rows)), key=lambda number: rows[number][1:]):
+        members = list(numbers)
+        queries, keys, values = ([parts[number] for number in members] for parts in split)
+        pieces += _attended_together(queries, keys, values, tuple(rows[number] for number in members), scale)
+    return torch.nn.functional.pad(torch.cat(pieces).transpose(0, 1)[None], (0, 0, 0, padding))
+
+
+def _attended_together(
+    queries: Sequence[Tensor],
+    keys: Sequence[Tensor],
+    values: Sequence[Tensor],
+    rows: tuple[tuple[int, ...], ...],
+    scale: float | None,
+) -> list[Tensor]:
+    """What rows with the same responses attend to: `[L, H, D]` of each, in parts.
+
+    In one batch, as torch's CPU kernel shares out heads to threads: few heads of a single row leave threads idle.
+    """
+    prompt_queries, response_queries = zip(
+        *(_parted(q, row) for q, row in zip(queries, rows, strict=True)), strict=True
+    )
+    prompt_keys, prompt_values = (
+        _batched([_parted(tensor, row)[0] for tensor, row in zip(tensors, rows, strict=True)])
+        for tensors in (keys, values)
+    )
+    prompts_CHLD = scaled_dot_product_attention(
+        _batched(prompt_queries), prompt_keys, prompt_values, is_causal=True, scale=scale, enable_gqa=True
+    )
+    keys_CGLD, values_CGLD = _batched(keys), _batched(values)
+    queries_CHLD = _batched(response_queries)
+    constitutions, heads, length, channels = queries_CHLD.shape
+    # Heads with the same keys follow one another as further queries, instead of copies of the keys for each.
+    folded = queries_CHLD.reshape(constitutions, keys_CGLD.shape[1], -1, channels)
+    mask = response_masks(rows).repeat(1, heads // keys_CGLD.shape[1], 1)[:, None]
+    attended = scaled_dot_product_attention(folded, keys_CGLD, values_CGLD, attn_mask=mask, scale=scale)
+    responses_CHLD = attended.view(constitutions, heads, length, channels)
+    return [
+        part.transpose(0, 1)
+        for row, prompt_HLD, responses_HLD in zip(rows, prompts_CHLD, responses_CHLD, strict=True)
+        for part in (prompt_HLD[:, : row[0]], responses_HLD)
+    ]
+
+
+def _parted(row_LHD: Tensor, lengths: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    prompt, responses = row_LHD.split([lengths[0], sum(lengths[1:])])
+    return prompt, responses
+
+
+def _batched(tensors_LHD: Sequence[Tensor]) -> Tensor:
+    """`[C, H, L, D]`, padded to the longest."""
+    return pad_sequence(list(tensors_LHD), batch_first=True).transpose(1, 2)
 
 
 # Every layer, and the backward pass of checkpointed ones, asks for the masks of the same few rows.
 @functools.lru_cache(maxsize=256)
+def response_masks(rows: tuple[tuple[int, ...], ...]) -> Tensor:
+    """What the responses of several rows see of theirs: `[C, tokens of all responses, longest L]`."""
+    longest = max(map(sum, rows))
+    return torch.stack([torch.nn.functional.pad(response_mask(row), (0, longest - sum(row))) for row in rows])
+
+
 def response_mask(lengths: tuple[int, ...]) -> Tensor:
     """What the responses of a row see of it: `[tokens of all responses, L]`, true where they see.
 

@@ -54,9 +54,11 @@ class SamiOptimizerModule(MegatronOptimizerModule):
         if in_place:
             # Megatron's own insists on fp32 gradients.
             megatron_optimizer.optimizer.clip_grad_by_total_norm_fp32 = _clip_by_total_norm
-        if self.train_config.optimizer == "rmsprop":
-            for optimizer in unchained(optimizers[0]):
+        for optimizer in unchained(optimizers[0]):
+            if self.train_config.optimizer == "rmsprop":
                 _use_rmsprop(optimizer, self.train_config)
+            elif isinstance(optimizer.optimizer, torch.optim.AdamW):
+                _in_one_pass(optimizer.optimizer)
         return optimizers
 
 
@@ -66,6 +68,12 @@ def unchained(optimizer: Any) -> list[MegatronOptimizer]:
     megatron = optimizer.mcore_optimizer
     parts = megatron.chained_optimizers if isinstance(megatron, ChainedOptimizer) else [megatron]
     return [part for part in parts if part.optimizer is not None]
+
+
+def _in_one_pass(adamw: torch.optim.AdamW) -> None:
+    """Megatron takes torch's AdamW where there is neither Apex nor Transformer Engine, in its form of a pass per operation."""
+    for group in adamw.param_groups:
+        group["fused"] = True
 
 
 def _use_rmsprop(optimizer: MegatronOptimizer, train: TrainConfig) -> None:

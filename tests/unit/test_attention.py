@@ -44,8 +44,11 @@ def test_rows_and_parts_by_hand() -> None:
     assert part_T.tolist() == [0, 0, 0, 1, 2, 2, 0, 0, 1, 1, 2, 0, 0]
 
 
+@pytest.mark.parametrize(
+    "rows", [ROWS, torch.tensor([[3, 1, 2], [2, 1, 2]])], ids=["two groups", "two rows of a group"]
+)
 @pytest.mark.parametrize("heads", [(4, 4), (6, 2)], ids=["heads", "grouped heads"])
-def test_equals_attention_under_the_whole_mask(heads: tuple[int, int]) -> None:
+def test_equals_attention_under_the_whole_mask(heads: tuple[int, int], rows: Tensor) -> None:
     generator = torch.Generator().manual_seed(0)
     ours, reference = [], []
     for count in (heads[0], heads[1], heads[1]):
@@ -54,8 +57,8 @@ def test_equals_attention_under_the_whole_mask(heads: tuple[int, int]) -> None:
         reference.append(tensor.clone().requires_grad_())
     weights = torch.randn(1, heads[0], LENGTH, 8, generator=generator, dtype=torch.float64)
     weights[:, :, 11:] = 0  # padding gives nothing that counts
-    found = attended_by_rows(*ours, ROWS, scale=0.3)
-    expected = scaled_dot_product_attention(*reference, attn_mask=visible(ROWS, LENGTH), scale=0.3, enable_gqa=True)
+    found = attended_by_rows(*ours, rows, scale=0.3)
+    expected = scaled_dot_product_attention(*reference, attn_mask=visible(rows, LENGTH), scale=0.3, enable_gqa=True)
     assert torch.allclose(found[:, :, :11], expected[:, :, :11], atol=1e-12)
     assert not found[:, :, 11:].any()
     (found * weights).sum().backward()
