@@ -38,7 +38,7 @@ class Case:
     repeats: int
     """Measured steps, after one that is not counted."""
     mode: Mode
-    """Both in turn, to compare times; or one alone, to measure its memory."""
+    """Both in turn, to compare times; or one alone, whose memory is measured too."""
     overrides: tuple[str, ...] = ()
     """Of the recipe sami_smol."""
     data: str | None = None
@@ -117,12 +117,14 @@ def _theirs_alone(case: Case, config: Config, base: Path, groups: Sequence[Contr
     from sami_nemo.bench.comparator import TransformersTrainer
 
     trainer = TransformersTrainer(base, config.train)
-    trainer.step(groups)
+    losses, seconds = [trainer.step(groups)], []
     resting = resident()
     reset_peak()
     for _ in range(case.repeats):
-        trainer.step(groups)
-    return {"resting": resting, "peak": peak_resident()}
+        began = time.monotonic()
+        losses.append(trainer.step(groups))
+        seconds.append(time.monotonic() - began)
+    return {"resting": resting, "peak": peak_resident(), "theirs": seconds, "theirs_loss": losses}
 
 
 def _ours(case: Case, config: Config, base: Path, groups: list[ContrastGroup]) -> dict[str, Any]:
