@@ -38,11 +38,12 @@ if importlib.util.find_spec("hydra") is None:
     print("hydra-core = (not installed): run `make setup`, then .venv/train/bin/python", file=sys.stderr)
     sys.exit(2)
 
-from sami_nemo.compose import Request, compose, split_arguments  # noqa: E402
+from sami_nemo.compose import Request, compose_for, split_arguments  # noqa: E402
 from sami_nemo.config import Config, dump_config  # noqa: E402
 from sami_nemo.config_checks import check_config  # noqa: E402
 from sami_nemo.errors import EXIT_USER_ERROR, UserError  # noqa: E402
 from sami_nemo.launch.stages import command_line, plan  # noqa: E402
+from sami_nemo.precision import this_processor  # noqa: E402
 
 EXIT_STAGE_FAILED = 1
 EXIT_INTERRUPTED = 130
@@ -55,16 +56,19 @@ def main(arguments: list[str]) -> int:
         return 0
     try:
         request = split_arguments(arguments)
-        config = compose(request.overrides)
+        config, formats = compose_for(request.overrides, this_processor())
         check_config(config)
         if request.dry_run or request.action != "run":
             # Piped into `head`, for instance: end when nobody reads on.
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         if request.dry_run:
+            print(f"# {formats}\n" if formats else "", end="")
             print_plan(config)
             return 0
         if request.action != "run":
             return look_after(config, request)
+        if formats:
+            print(formats, flush=True)
         return submit_jobs(config) if config.cluster.scheduler == "slurm" else run(config)
     except UserError as error:
         print(error, file=sys.stderr)

@@ -23,6 +23,8 @@ from pydantic import BaseModel
 
 from sami_nemo.config import Config, flatten, parse_config
 from sami_nemo.errors import ConfigError
+from sami_nemo.precision import Processor, settle, this_processor
+from sami_nemo.run_dir import RunDir
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -75,6 +77,15 @@ def compose(overrides: list[str]) -> Config:
     Raises:
         ConfigError: the first thing that is wrong, in one line.
     """
+    return compose_for(overrides, this_processor())[0]
+
+
+def compose_for(overrides: list[str], processor: Processor) -> tuple[Config, str | None]:
+    """Like `compose`, on a machine with this processor.
+
+    Returns:
+        The configuration, and which number formats were chosen where it says `auto`, and why; None if it nowhere does.
+    """
     recipe = DEFAULT_RECIPE
     hydra_overrides = [f"hydra.searchpath=[{ROOT.as_uri()}]"]
     groups = sorted(path.name for path in CONF.iterdir() if path.is_dir())
@@ -95,7 +106,9 @@ def compose(overrides: list[str]) -> Config:
     values = _resolve(hydra_overrides)
     for key, value in flatten(values).items():
         _check_key(key, value)
-    return parse_config(values)
+    begun = RunDir(Path(str(values.get("runs_dir")), str(values.get("name")))).config
+    values, choice = settle(values, begun, processor)
+    return parse_config(values), choice
 
 
 def _parse(text: str) -> Override:

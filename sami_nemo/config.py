@@ -114,6 +114,7 @@ class GenerateConfig(Section):
     chat_template: bool
     """Wrap prompts in the tokenizer's chat template: for instruct models."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """`auto`, in conf/ and on the command line, becomes what the machine multiplies fast; see precision.py."""
     tensor_parallel: PositiveInt = 1
     """GPUs of one engine."""
     engines: PositiveInt = 1
@@ -157,6 +158,7 @@ class TrainConfig(Section):
     clip_grad: NonNegativeFloat = 1.0
     """Largest gradient norm; 0 turns clipping off."""
     precision: Literal["bf16", "fp32"] = "bf16"
+    """Of weights and computation, and so of the export. `auto` as for generate.dtype."""
     master_weights: Literal["fp32", "bf16"] = "fp32"
     """bf16: no fp32 copy, weights are updated in place (as the paper's code does)."""
     gradients: Literal["fp32", "bf16"] | None = None

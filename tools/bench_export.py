@@ -41,8 +41,9 @@ def measure(checkpoint: Path, folder: Path, repeats: int) -> tuple[list[float], 
     load_hf_weights(model, checkpoint)
     tensors: dict[str, torch.Tensor] = {}
     for file in checkpoint.glob("*.safetensors"):
-        # Copies: pages of a mapped file would be read while they are written.
-        tensors |= {name: tensor.clone() for name, tensor in load_file(file).items()}
+        # As many bytes as the export has, and copies: pages of a mapped file would be read while they are written.
+        dtype = model.config.params_dtype
+        tensors |= {name: tensor.to(dtype, copy=True) for name, tensor in load_file(file).items()}
 
     def export(target: Path) -> None:
         export_hf(model, checkpoint, target)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from sami_nemo.precision import this_processor
 
 GIB = 2**30
 # Long enough for a clock that other work disturbs.
@@ -17,13 +18,10 @@ MATMUL_SECONDS = 2.0
 
 def machine() -> str:
     """Processor, cores that this process may use, and memory, in words."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
+    processor = this_processor()
+    limit = f" held to {processor.limit}" if processor.limit else ""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
-    return f"{model}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB"
+    return f"{processor.name}{limit}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB"
 
 
 def _status(field: str) -> int:

@@ -6,6 +6,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,11 +16,15 @@ from sami_nemo.checkpoint.placement import Placed, place_parameters
 from sami_nemo.checkpoint.safetensors_io import INDEX, StreamingWriter, TensorInfo, read_index
 from sami_nemo.errors import CheckpointError
 from sami_nemo.progress import report
+from sami_nemo.run_dir import read_json, write_json
 
 SHARD_BYTES = 5 * 1000**3  # what the Hugging Face hub recommends at most
 # Configuration and tokenizer; weights in other formats are left behind.
 COPIED_SUFFIXES = {".json", ".txt", ".model", ".jinja"}
-NOT_COPIED = {INDEX, "manifest.json"}
+CONFIG = "config.json"
+NOT_COPIED = {INDEX, CONFIG, "manifest.json"}
+# Where config.json says how the weights are stored: transformers' name since 4.56, and the one before.
+DTYPE_KEYS = ("dtype", "torch_dtype")
 
 
 @dataclass(frozen=True)
@@ -40,17 +45,20 @@ Parts = dict[tuple[str, ...], list[Part]]
 
 
 def export_hf(model: torch.nn.Module, base: Path, directory: Path, shard_bytes: int = SHARD_BYTES) -> None:
-    """Write the model to `directory` in the names, dtypes and order of the checkpoint `base`; collective.
+    """Write the model to `directory` in the names and order of the checkpoint `base`; collective.
 
-    Rank 0 receives the parts of one Megatron parameter at a time, so its memory does not grow with the model.
+    The weights are written in the type in which they were trained, whatever the type of `base`: rounded to another, they
+    would be another model. Rank 0 receives the parts of one Megatron parameter at a time, so its memory does not grow with
+    the model.
 
     Args:
         model: Megatron's (unwrapped) GPTModel of this rank.
-        base: the Hugging Face checkpoint that the model was made from; configuration and tokenizer are copied.
+        base: the Hugging Face checkpoint that the model was made from. Configuration and tokenizer are copied, and the
+            type of the weights is corrected.
         directory: an empty directory that rank 0 can write.
 
     Raises:
-        CheckpointError: a tensor of `base` that no rank holds.
+        CheckpointError: a tensor of `base` that no rank holds, or one that is not finite.
     """
     mine = {placed.hf_names: placed for placed in place_parameters(model) if placed.exported}
     index = read_index(base)
@@ -58,11 +66,15 @@ def export_hf(model: torch.nn.Module, base: Path, directory: Path, shard_bytes: 
     rank = torch.distributed.get_rank()
     writer = None
     if rank == 0:
-        writer = StreamingWriter(directory, {name: index[name] for names in parts for name in names}, shard_bytes)
+        tensors = {
+            name: TensorInfo.of(held[0].dtype, index[name].shape) for names, held in parts.items() for name in names
+        }
+        writer = StreamingWriter(directory, tensors, shard_bytes)
     for done, (names, held) in enumerate(parts.items(), start=1):
         if writer is not None:
             shards = [_receive(mine.get(names), part) for part in held]
             for name, tensor in zip(names, held[0].layout.join(shards), strict=True):
+                _refuse_non_finite(name, tensor)
                 writer.write(name, tensor)
             report(done, len(parts), "tensors")
         elif any(part.holder == rank for part in held):
@@ -70,6 +82,19 @@ def export_hf(model: torch.nn.Module, base: Path, directory: Path, shard_bytes: 
     if writer is not None:
         writer.finish()
         _copy_companions(base, directory)
+        dtype = next(iter(parts.values()))[0].dtype
+        write_json(directory / CONFIG, with_dtype(read_json(base / CONFIG), dtype))
+
+
+def with_dtype(hf_config: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """`hf_config` saying that the weights are stored as `dtype`, under the names that it uses, or else the newer one."""
+    keys = [key for key in DTYPE_KEYS if key in hf_config] or [DTYPE_KEYS[0]]
+    return {**hf_config, **dict.fromkeys(keys, str(dtype).removeprefix("torch."))}
+
+
+def _refuse_non_finite(name: str, tensor: Tensor) -> None:
+    if not torch.isfinite(tensor).all():
+        raise CheckpointError("export", name, f"is not finite as {tensor.dtype}; lower train.lr")
 
 
 def _announce(mine: dict[tuple[str, ...], Placed], index: dict[str, TensorInfo], base: Path) -> Parts:
@@ -113,7 +138,7 @@ def _receive(own: Placed | None, part: Part) -> Tensor:
 
 
 def _copy_companions(base: Path, directory: Path) -> None:
-    """Configuration, generation configuration and tokenizer, unchanged."""
+    """Generation configuration and tokenizer, unchanged."""
     for file in sorted(base.iterdir()):
         if file.is_file() and file.suffix in COPIED_SUFFIXES and file.name not in NOT_COPIED:
             shutil.copyfile(file, directory / file.name)

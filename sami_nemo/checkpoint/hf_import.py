@@ -15,7 +15,8 @@ def load_hf_weights(model: torch.nn.Module, checkpoint: Path) -> None:
     """Fill the parameters of Megatron's GPTModel on this rank, in their dtype; collective.
 
     Raises:
-        CheckpointError: a tensor that is missing, has another shape, or that no rank has a place for.
+        CheckpointError: a tensor that is missing, has another shape, that no rank has a place for, or that is not finite in
+            the type of the parameters.
     """
     index = read_index(checkpoint)
     used: set[str] = set()
@@ -30,6 +31,9 @@ def load_hf_weights(model: torch.nn.Module, checkpoint: Path) -> None:
                 shapes = f"{tuple(value.shape)} instead of {tuple(placed.parameter.shape)}"
                 raise CheckpointError("model.path", checkpoint, f"{placed.hf_names[0]} gives {placed.name} {shapes}")
             placed.parameter.copy_(value)
+            if not torch.isfinite(placed.parameter).all():
+                remedy = f"is not finite as {placed.parameter.dtype}; train.precision=fp32 holds larger numbers"
+                raise CheckpointError("model.path", f"{checkpoint}: {placed.hf_names[0]}", remedy)
     _refuse_unused(index.keys() - used, checkpoint)
 
 

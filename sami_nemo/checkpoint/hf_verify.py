@@ -6,13 +6,18 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import AutoConfig
 
-from sami_nemo.checkpoint.safetensors_io import open_slices, read_index
+from sami_nemo.checkpoint.safetensors_io import TensorInfo, open_slices, read_index
 from sami_nemo.errors import CheckpointError
 
 
-def verify_export(directory: Path, base: Path) -> None:
-    """Compare names, shapes, dtypes and bytes of the tensors in `directory` with those of `base`.
+def verify_export(directory: Path, base: Path, dtype: torch.dtype) -> None:
+    """Compare names and shapes of the tensors in `directory` with those of `base`, and their type with `dtype`.
+
+    Args:
+        dtype: that the model was trained in; config.json must state it too, since vLLM and transformers load in what
+            it says.
 
     Raises:
         CheckpointError: the first difference.
@@ -22,9 +27,13 @@ def verify_export(directory: Path, base: Path) -> None:
         odd = ", ".join(sorted(exported.keys() ^ expected.keys())[:3])
         raise CheckpointError("export", directory, f"has other tensors than {base} ({odd}, …)")
     for name, info in expected.items():
-        if (exported[name].shape, exported[name].dtype) != (info.shape, info.dtype):
+        wanted = TensorInfo.of(dtype, info.shape)
+        if (exported[name].shape, exported[name].dtype) != (wanted.shape, wanted.dtype):
             found = f"{name} as {exported[name].dtype} {exported[name].shape}"
-            raise CheckpointError("export", directory, f"holds {found}, not {info.dtype} {info.shape}")
+            raise CheckpointError("export", directory, f"holds {found}, not {wanted.dtype} {wanted.shape}")
+    stated = AutoConfig.from_pretrained(directory).dtype
+    if stated != dtype:
+        raise CheckpointError("export", directory, f"has a config.json that says {stated}, with weights in {dtype}")
 
 
 def hf_logits(checkpoint: Path, tokens_BS: Tensor, dtype: torch.dtype) -> Tensor:
@@ -35,7 +44,7 @@ def hf_logits(checkpoint: Path, tokens_BS: Tensor, dtype: torch.dtype) -> Tensor
         tokens_BS: sequences without padding, shorter than the attention window.
         dtype: of weights and computation.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(checkpoint)
     with torch.device("meta"):

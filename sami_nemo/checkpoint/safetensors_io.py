@@ -20,6 +20,7 @@ from sami_nemo.run_dir import write_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _TORCH_TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_NAMES = {dtype: name for name, dtype in _TORCH_TYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,13 @@ class TensorInfo:
 
     dtype: str
     shape: tuple[int, ...]
-    file: str
+    file: str = ""
+    """Where it is; empty while it is not written."""
+
+    @classmethod
+    def of(cls, dtype: torch.dtype, shape: tuple[int, ...]) -> TensorInfo:
+        """A tensor to be written."""
+        return cls(_NAMES[dtype], shape)
 
     @property
     def torch_dtype(self) -> torch.dtype:

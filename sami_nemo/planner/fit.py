@@ -120,9 +120,9 @@ def _check_sampling(config: Config, geometry: ModelGeometry) -> list[UserError]:
     return [EnvironmentMismatch("generate.tensor_parallel", config.generate.tensor_parallel, remedy)]
 
 
-def export_bytes(geometry: ModelGeometry) -> int:
-    """A Hugging Face checkpoint in bf16, as base models are published."""
-    return 2 * total_parameters(geometry)
+def export_bytes(config: Config, geometry: ModelGeometry) -> int:
+    """A Hugging Face checkpoint in the type that was trained."""
+    return layout_of(config).weight_bytes * total_parameters(geometry)
 
 
 def training_checkpoint_bytes(config: Config, geometry: ModelGeometry) -> int:
@@ -150,7 +150,7 @@ def disk_bytes(config: Config) -> int | None:
     geometry = model_geometry(config.model)
     if geometry is None:
         return None
-    exports = config.iterations * export_bytes(geometry)
+    exports = config.iterations * export_bytes(config, geometry)
     return exports + CHECKPOINTS * training_checkpoint_bytes(config, geometry) + TEXT_BYTES
 
 

@@ -96,7 +96,7 @@ def engine_facts(config: Config, geometry: ModelGeometry) -> Facts:
 def disk_facts(config: Config, geometry: ModelGeometry) -> Facts:
     """Bytes in the run's directory."""
     return {
-        "export of an iteration": export_bytes(geometry),
+        "export of an iteration": export_bytes(config, geometry),
         "training checkpoint": training_checkpoint_bytes(config, geometry),
         "run": disk_bytes(config),
     }

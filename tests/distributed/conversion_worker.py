@@ -2,8 +2,9 @@
 
     conversion_worker.py CHECKPOINT FOLDER LAYOUTS
 
-LAYOUTS is a JSON object of names and training settings. Reports per layout whether the export is bit-identical and,
-in one process, how far log-probs and gradients are from transformers'.
+LAYOUTS is a JSON object of names and training settings. Reports per layout whether the export holds the weights to the
+bit, in the type that they were trained in, and in one process how far log-probs and gradients in fp32 are from
+transformers', and what is said of a weight that is not finite.
 """
 
 from __future__ import annotations
@@ -16,20 +17,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from sami_nemo.checkpoint.safetensors_io import open_slices, read_index
 from sami_nemo.config import TrainConfig
+from sami_nemo.errors import CheckpointError
 from sami_nemo.model.cpu_backend import cpu_backend
 
 TOKENS_BS = (torch.arange(48) * 37 % 1000 + 5).view(2, 24)
 
 
-def identical(base: Path, exported: Path) -> bool:
+def identical(base: Path, exported: Path, dtype: torch.dtype) -> bool:
     names = read_index(base).keys()
     if names != read_index(exported).keys():
         return False
     with open_slices(base) as before, open_slices(exported) as after:
-        return all(torch.equal(before(name)[:], after(name)[:]) for name in names)
+        pairs = [(before(name)[:].to(dtype), after(name)[:]) for name in names]
+        return all(after.dtype == dtype and torch.equal(before, after) for before, after in pairs)
 
 
 def differences(model: torch.nn.Module, base: Path) -> dict[str, float]:
@@ -58,6 +62,33 @@ def differences(model: torch.nn.Module, base: Path) -> dict[str, float]:
     return {"logprobs": float((ours_BS - theirs_BS).abs().max()), "gradients": worst}
 
 
+def refusals(model: torch.nn.Module, base: Path, folder: Path) -> dict[str, str]:
+    """What is said of a weight that bf16 has no number for, and of one that training has made infinite."""
+    from sami_nemo.checkpoint.hf_export import export_hf
+    from sami_nemo.checkpoint.hf_import import load_hf_weights
+
+    found = {}
+    (folder / "huge").mkdir()
+    weights = load_file(base / "model.safetensors")
+    name = "model.layers.1.input_layernorm.weight"
+    # fp32's largest number rounds to infinity in bf16.
+    weights[name] = torch.full_like(weights[name], torch.finfo(torch.float32).max, dtype=torch.float32)
+    save_file(weights, folder / "huge" / "model.safetensors")
+    (folder / "infinite").mkdir()
+    parameter = model.decoder.layers[0].self_attention.linear_proj.weight
+    with torch.no_grad():
+        parameter[0, 0] = torch.inf
+    for case, convert in {
+        "export": lambda: export_hf(model, base, folder / "infinite"),
+        "import": lambda: load_hf_weights(model.bfloat16(), folder / "huge"),
+    }.items():
+        try:
+            convert()
+        except CheckpointError as error:
+            found[case] = str(error)
+    return found
+
+
 def main(base: Path, folder: Path, layouts: dict[str, dict[str, Any]]) -> None:
     from megatron.core import parallel_state
 
@@ -69,7 +100,8 @@ def main(base: Path, folder: Path, layouts: dict[str, dict[str, Any]]) -> None:
     torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=60))
     reports: dict[str, Any] = {}
     for name, layout in layouts.items():
-        train = TrainConfig(batch_size=1, batches=1, optimizer="adamw", lr=1.0, precision="fp32", **layout)
+        settings: dict[str, Any] = {"batch_size": 1, "batches": 1, "optimizer": "adamw", "lr": 1.0, "precision": "fp32"}
+        train = TrainConfig(**settings | layout)
         parallel_state.initialize_model_parallel(
             train.tensor_parallel, train.pipeline_parallel, expert_model_parallel_size=train.expert_parallel
         )
@@ -81,10 +113,11 @@ def main(base: Path, folder: Path, layouts: dict[str, dict[str, Any]]) -> None:
         torch.distributed.barrier()
         export_hf(model, base, exported, shard_bytes=300_000)
         if torch.distributed.get_rank() == 0:
-            verify_export(exported, base)
-            reports[name] = {"identical": identical(base, exported)}
-            if torch.distributed.get_world_size() == 1:
-                reports[name] |= differences(model, base)
+            dtype = model.config.params_dtype
+            verify_export(exported, base, dtype)
+            reports[name] = {"identical": identical(base, exported, dtype)}
+            if torch.distributed.get_world_size() == 1 and train.precision == "fp32":
+                reports[name] |= differences(model, base) | {"refused": refusals(model, base, folder)}
         torch.distributed.barrier()
         parallel_state.destroy_model_parallel()
     if torch.distributed.get_rank() == 0:

@@ -22,15 +22,17 @@ from tests.distributed.training_runs import REPOSITORY
 pytestmark = pytest.mark.slow
 
 WORKER = Path(__file__).with_name("conversion_worker.py")
-ONE: dict[str, dict[str, Any]] = {"one process": {}}
+ONE: dict[str, dict[str, Any]] = {"one process": {}, "in bf16": {"precision": "bf16"}}
 TWO_DENSE: dict[str, dict[str, Any]] = {
     "tensor parallel": {"tensor_parallel": 2},
     "tensor and sequence parallel": {"tensor_parallel": 2, "sequence_parallel": True},
     "pipeline parallel": {"pipeline_parallel": 2},
     "data parallel": {},
+    "tensor parallel in bf16": {"tensor_parallel": 2, "precision": "bf16"},
 }
 TWO_MOE: dict[str, dict[str, Any]] = {
     "expert parallel": {"expert_parallel": 2},
+    "expert parallel in bf16": {"expert_parallel": 2, "precision": "bf16"},
     "tensor and sequence parallel": {"tensor_parallel": 2, "sequence_parallel": True},
     "pipeline parallel": {"pipeline_parallel": 2},
 }
@@ -58,10 +60,13 @@ def test_one_process_equals_transformers(kind: str, tiny_mistral: Path, tiny_mix
         model.tie_weights()
         model.save_pretrained(checkpoint)
         assert "lm_head.weight" not in load_file(checkpoint / "model.safetensors")
-    [report] = convert(1, checkpoint, tmp_path, ONE).values()
-    assert report["identical"]
+    report, in_bf16 = convert(1, checkpoint, tmp_path, ONE).values()
+    assert report["identical"] and in_bf16 == {"identical": True}
     assert report["logprobs"] < 1e-4
     assert report["gradients"] < 1e-4
+    refused = report["refused"]
+    assert "model.layers.1.input_layernorm.weight: is not finite as torch.bfloat16" in refused["import"]
+    assert "model.layers.0.self_attn.o_proj.weight: is not finite as torch.float32" in refused["export"]
 
 
 def test_two_processes_dense(tiny_mistral: Path, tmp_path: Path) -> None:
@@ -98,7 +103,7 @@ def test_verification_fails_closed(tiny_mistral: Path, tmp_path: Path) -> None:
     def refused(changed: dict[str, torch.Tensor], match: str) -> None:
         save_file(changed, tmp_path / "model.safetensors")
         with pytest.raises(CheckpointError, match=match):
-            verify_export(tmp_path, tiny_mistral)
+            verify_export(tmp_path, tiny_mistral, torch.bfloat16)
 
     refused({key: value for key, value in tensors.items() if key != name}, "other tensors")
     refused(tensors | {"extra.weight": torch.zeros(1)}, "extra.weight")
@@ -108,4 +113,4 @@ def test_verification_fails_closed(tiny_mistral: Path, tmp_path: Path) -> None:
     whole = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[:-100])
     with pytest.raises(CheckpointError, match="truncated"):
-        verify_export(tmp_path, tiny_mistral)
+        verify_export(tmp_path, tiny_mistral, torch.bfloat16)

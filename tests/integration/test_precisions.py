@@ -1,0 +1,180 @@
+"""Every type of base checkpoint with every training precision: trained, exported, asked by vLLM, and evaluated.
+
+All runs share one process for each kind of stage (tests/stages_worker.py), training and scoring in Megatron, sampling in vLLM.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from sami_nemo.checkpoint.export import compare_logits, fixed_tokens
+from sami_nemo.checkpoint.hf_verify import hf_logits, verify_export
+from sami_nemo.checkpoint.safetensors_io import read_index
+from sami_nemo.config import Config
+from sami_nemo.errors import CheckpointError
+from sami_nemo.run_dir import RunDir, read_json, read_jsonl, write_jsonl, write_text
+from tests.distributed.training_runs import make_run, random_groups, tiny_config
+
+pytestmark = pytest.mark.slow
+
+REPOSITORY = Path(__file__).parents[2]
+PRINCIPLES = REPOSITORY / "sami_nemo" / "constitution" / "principles" / "dialogue_claude_opus.yaml"
+WORKER = REPOSITORY / "tests" / "stages_worker.py"
+TIMEOUT = 600
+
+BASES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+PRECISIONS = ("bf16", "fp32")
+KINDS = ("dense", "moe")
+ALL = [(kind, base, precision) for kind in KINDS for base in BASES for precision in PRECISIONS]
+STORED = {"bf16": ("BF16", "bfloat16"), "fp32": ("F32", "float32")}
+
+
+def run_config(runs_dir: Path, name: str, base: Path, architecture: str, precision: str) -> Config:
+    """One step of training at a rate that moves every weight by more than bf16 can hold, and two questions to the result."""
+    config = tiny_config(runs_dir, name, base, 1, batch_size=2, batches=1, precision=precision)
+    sampled = {"dtype": STORED[precision][1], "max_model_len": 1024, "max_num_seqs": 2, "cpu_kv_cache_gib": 1}
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(update={"architecture": architecture}),
+            "data": config.data.model_copy(update={"max_query_tokens": 64}),
+            "generate": config.generate.model_copy(update=sampled),
+            "evaluate": config.evaluate.model_copy(update={"constitutions_per_query": 2}),
+        }
+    )
+
+
+def ready_to_train(config: Config) -> RunDir:
+    run = make_run(config, random_groups(2))
+    write_text(run.principles, PRINCIPLES.read_text())
+    query = {"id": "one", "text": "How do I bake bread?", "source": "test"}
+    write_jsonl(run.queries / "evaluation.jsonl", [query])
+    return run
+
+
+def carry_out(modules: str, iteration: int, runs: list[RunDir], python: Path | None = None) -> str:
+    """Stages of all runs, in the generation environment if its `python` is given. Returns what they printed."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=1", "--rdzv-backend=c10d"]
+    launch += ["--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
+    command = [*([str(python)] if python else launch), str(WORKER), modules, str(iteration)]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(
+        [*command, *(str(run.root) for run in runs)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def bases(
+    tmp_path_factory: pytest.TempPathFactory, tiny_mistral: Path, tiny_mixtral: Path
+) -> dict[tuple[str, str], Path]:
+    """Checkpoints by kind and type of the stored weights."""
+    folder, found = tmp_path_factory.mktemp("bases"), {}
+    for kind, source in (("dense", tiny_mistral), ("moe", tiny_mixtral)):
+        for name, dtype in BASES.items():
+            found[kind, name] = shutil.copytree(source, folder / f"{kind}_{name}")
+            AutoModelForCausalLM.from_pretrained(source, dtype=dtype).save_pretrained(found[kind, name])
+            assert {info.torch_dtype for info in read_index(found[kind, name]).values()} == {dtype}
+    return found
+
+
+@pytest.fixture(scope="module")
+def runs(
+    tmp_path_factory: pytest.TempPathFactory, bases: dict[tuple[str, str], Path], generate_python: Path
+) -> dict[tuple[str, str, str], RunDir]:
+    """A run of each combination, through all stages of its iteration 1."""
+    folder = tmp_path_factory.mktemp("runs")
+    found = {
+        (kind, base, precision): ready_to_train(
+            run_config(
+                folder,
+                f"{kind}_{base}_{precision}",
+                bases[kind, base],
+                "mixtral" if kind == "moe" else "mistral",
+                precision,
+            )
+        )
+        for kind, base, precision in ALL
+    }
+    everything = list(found.values())
+    print(carry_out("sami_nemo.train", 1, everything))
+    carry_out("sami_nemo.generate.sample", 1, everything, python=generate_python)
+    carry_out("sami_nemo.data.groups,sami_nemo.evaluate.bound", 1, everything)
+    return found
+
+
+@pytest.mark.parametrize(("kind", "base", "precision"), ALL)
+def test_from_base_to_bound(
+    runs: dict[tuple[str, str, str], RunDir],
+    bases: dict[tuple[str, str], Path],
+    kind: str,
+    base: str,
+    precision: str,
+) -> None:
+    run = runs[kind, base, precision]
+    stored, name = STORED[precision]
+    exported = read_index(run.hf(1))
+    assert {info.dtype for info in exported.values()} == {stored}
+    config = read_json(run.hf(1) / "config.json")
+    assert {config.get("dtype", name), config.get("torch_dtype", name)} == {name}
+    assert "dtype" in config or "torch_dtype" in config
+    before = load_file(bases[kind, base] / "model.safetensors")
+    after = load_file(run.hf(1) / "model.safetensors")
+    moved = [not torch.equal(before[tensor].to(after[tensor].dtype), after[tensor]) for tensor in before]
+    assert sum(moved) > len(moved) / 2, "training moved the weights"
+
+    responses = read_jsonl(run.responses(1) / "evaluation.jsonl")
+    assert len(responses) == 2 and all(row["token_ids"] for row in responses)
+    bound = read_json(run.evaluation(1) / "summary.json")["mi_bound"]
+    assert math.isfinite(bound["mean"]) and bound["n"] == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rounded_to", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+def test_fp32_weights_that_were_rounded_are_refused(
+    runs: dict[tuple[str, str, str], RunDir],
+    bases: dict[tuple[str, str], Path],
+    tmp_path: Path,
+    kind: str,
+    rounded_to: torch.dtype,
+) -> None:
+    """What an export in the type of the base would hold: of the right shapes, and another model."""
+    trained = runs[kind, "bf16", "fp32"].hf(1)
+    export = shutil.copytree(trained, tmp_path / "export")
+    tokens_BS = fixed_tokens(1024)
+    trained_BSV = hf_logits(trained, tokens_BS, torch.float32)
+    compare_logits(trained_BSV, hf_logits(export, tokens_BS, torch.float32), torch.float32, export)
+
+    weights = load_file(export / "model.safetensors")
+    rounded = {name: tensor.to(rounded_to).float() for name, tensor in weights.items()}
+    save_file(rounded, export / "model.safetensors", {"format": "pt"})
+    verify_export(export, bases[kind, "bf16"], torch.float32)
+    with pytest.raises(CheckpointError, match="other log-probs than the trained model"):
+        compare_logits(trained_BSV, hf_logits(export, tokens_BS, torch.float32), torch.float32, export)
+
+
+def test_type_of_an_export_is_checked(
+    runs: dict[tuple[str, str, str], RunDir], bases: dict[tuple[str, str], Path], tmp_path: Path
+) -> None:
+    base = bases["dense", "fp16"]
+    with pytest.raises(CheckpointError, match=r"as BF16 \(.*, not F32"):
+        verify_export(runs["dense", "fp16", "bf16"].hf(1), base, torch.float32)
+    export = shutil.copytree(runs["dense", "fp16", "fp32"].hf(1), tmp_path / "export")
+    shutil.copyfile(base / "config.json", export / "config.json")
+    with pytest.raises(CheckpointError, match=r"says torch.float16, with weights in torch.float32"):
+        verify_export(export, base, torch.float32)
