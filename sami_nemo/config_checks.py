@@ -1,54 +1,24 @@
 """Combinations of settings that cannot work, found before anything starts. Needs neither torch nor NeMo.
 
-`config.py` checks each field by itself; here several fields, and the files they name, are checked together.
+`config.py` checks each field by itself; here several fields are checked together, and with the geometry of the base model.
+What a run reads and where it writes is checked in `input_checks.py`.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from sami_nemo.config import ClusterConfig, Config, JobConfig, ModelConfig
+from sami_nemo.config import ClusterConfig, Config, JobConfig
 from sami_nemo.errors import ConfigError
-
-# Our names of a model's geometry, and those of a Hugging Face config.json.
-HF_GEOMETRY = {
-    "num_layers": "num_hidden_layers",
-    "hidden_size": "hidden_size",
-    "num_attention_heads": "num_attention_heads",
-    "num_key_value_heads": "num_key_value_heads",
-    "num_experts": "num_local_experts",
-    "experts_per_token": "num_experts_per_tok",
-    "ffn_hidden_size": "intermediate_size",
-    "head_dim": "head_dim",
-    "vocab_size": "vocab_size",
-    "tied_embeddings": "tie_word_embeddings",
-}
+from sami_nemo.model.hf_config import Geometry, read_geometry
 
 # Tokens of a prompt besides its query. The longest of the paper's constitutions (Table 4) takes about 100, and so do the
 # prompt with its example block and a chat template; the rest is for longer principles and smaller vocabularies. Prompts
 # that are too long all the same are counted and left out while sampling.
 PROMPT_ROOM = 300
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Sizes of the base model; null where neither the configuration nor a local config.json states them."""
-
-    num_layers: int | None
-    hidden_size: int | None
-    num_attention_heads: int | None
-    num_key_value_heads: int | None
-    num_experts: int | None
-    experts_per_token: int | None
-    ffn_hidden_size: int | None
-    head_dim: int | None
-    vocab_size: int | None
-    tied_embeddings: bool | None
+# Channels of a head that vLLM's attention on CPUs has kernels for.
+CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 
 
 def check_config(config: Config) -> None:
@@ -62,64 +32,32 @@ def check_config(config: Config) -> None:
         check(config, geometry)
 
 
-def read_geometry(model: ModelConfig) -> Geometry:
-    """The stated geometry, with nulls filled from config.json if `model.path` is a directory on this machine.
-
-    Raises:
-        ConfigError: the two differ, or config.json cannot be read.
-    """
-    hf_config = _read_hf_config(Path(model.path) / "config.json")
-    architecture = hf_config.get("model_type", model.architecture)
-    if architecture != model.architecture:
-        raise ConfigError(
-            "model.architecture", model.architecture, f"{model.path}/config.json says model_type = {architecture}"
-        )
-    sizes = {}
-    for field, hf_name in HF_GEOMETRY.items():
-        stated, found = getattr(model, field), _hf_size(hf_config, hf_name)
-        if hf_config and stated is not None and stated != found:
-            remedy = (
-                f"{model.path}/config.json says {hf_name} = {found}; correct one of them, or set null to read it there"
-            )
-            raise ConfigError(f"model.{field}", stated, remedy)
-        sizes[field] = stated if found is None else found
-    return Geometry(**sizes)
-
-
-def _hf_size(hf_config: dict[str, Any], name: str) -> Any:
-    """A size in config.json, with transformers' defaults for two that older files leave out."""
-    found = hf_config.get(name)
-    if found is None and hf_config and name == "tie_word_embeddings":
-        return False
-    if found is None and name == "head_dim" and {"hidden_size", "num_attention_heads"} <= hf_config.keys():
-        return hf_config["hidden_size"] // hf_config["num_attention_heads"]
-    return found
-
-
-def _read_hf_config(path: Path) -> dict[str, Any]:
-    """A hub name, or a model still to be prepared, has no such file yet: nothing is known then."""
-    if not path.is_file():
-        return {}
-    try:
-        hf_config = json.loads(path.read_text())
-    except ValueError as error:
-        raise ConfigError("model.path", path.parent, f"its config.json is not JSON ({error})") from None
-    if not isinstance(hf_config, dict):
-        raise ConfigError("model.path", path.parent, "its config.json is not a JSON object")
-    return hf_config
-
-
 def check_experts(config: Config, geometry: Geometry) -> None:
-    stated, architecture = config.model.num_experts, config.model.architecture
-    if architecture == "mistral" and stated is not None:
-        raise ConfigError(
-            "model.num_experts", stated, "a mistral has no experts; set null or model.architecture=mixtral"
-        )
+    architecture = config.model.architecture
     expert_parallel, experts = config.train.expert_parallel, geometry.num_experts
+    chosen = geometry.experts_per_token
+    if experts is not None and chosen is not None and chosen > experts:
+        raise ConfigError(
+            "model.experts_per_token", chosen, f"the model has {experts} experts; choose as many or fewer"
+        )
     if architecture == "mistral" and expert_parallel > 1:
         raise ConfigError("train.expert_parallel", expert_parallel, f"{config.model.name} has no experts; set 1")
     if experts is not None and experts % expert_parallel:
         raise ConfigError("train.expert_parallel", expert_parallel, f"must divide the {experts} experts of the model")
+
+
+def check_heads(config: Config, geometry: Geometry) -> None:
+    hidden, heads, shared = geometry.hidden_size, geometry.num_attention_heads, geometry.num_key_value_heads
+    if heads is not None and shared is not None and heads % shared:
+        raise ConfigError("model.num_key_value_heads", shared, f"must divide the {heads} attention heads of the model")
+    if config.model.prepare == "random" and hidden is not None and heads is not None and hidden % heads:
+        raise ConfigError("model.hidden_size", hidden, f"must be a multiple of the {heads} attention heads")
+    size = geometry.head_dim
+    if config.hardware.accelerator == "cpu" and size is not None and size not in CPU_HEAD_SIZES:
+        remedy = (
+            f"vLLM samples on CPUs with heads of {', '.join(map(str, CPU_HEAD_SIZES))} channels; take another model"
+        )
+        raise ConfigError("model.head_dim", size, remedy)
 
 
 def check_tensor_parallel(config: Config, geometry: Geometry) -> None:
@@ -131,6 +69,9 @@ def check_tensor_parallel(config: Config, geometry: Geometry) -> None:
     for name, count in heads.items():
         if count is not None and count % size:
             raise ConfigError("train.tensor_parallel", size, f"must divide the {count} {name} of the model")
+    if geometry.vocab_size is not None and geometry.vocab_size % size:
+        remedy = f"must divide the vocabulary of {geometry.vocab_size} tokens"
+        raise ConfigError("train.tensor_parallel", size, remedy)
 
 
 def check_sequence_parallel(config: Config, geometry: Geometry) -> None:
@@ -239,6 +180,11 @@ def check_generation(config: Config, geometry: Geometry) -> None:
             f"{generate.max_tokens}, and {PROMPT_ROOM} for constitution and template"
         )
         raise ConfigError("generate.max_model_len", generate.max_model_len, remedy)
+    positions = geometry.max_positions
+    if positions is not None and generate.max_model_len > positions:
+        raise ConfigError(
+            "generate.max_model_len", generate.max_model_len, f"the model has {positions} positions; lower it"
+        )
 
 
 def check_time_limits(config: Config, geometry: Geometry) -> None:
@@ -272,6 +218,7 @@ def slurm_seconds(time: str) -> int | None:
 
 CHECKS: tuple[Callable[[Config, Geometry], None], ...] = (
     check_experts,
+    check_heads,
     check_tensor_parallel,
     check_sequence_parallel,
     check_pipeline_parallel,

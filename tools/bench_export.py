@@ -28,7 +28,8 @@ from sami_nemo.checkpoint.hf_import import load_hf_weights
 from sami_nemo.compose import compose
 from sami_nemo.errors import EXIT_USER_ERROR, UserError
 from sami_nemo.model.cpu_backend import cpu_backend
-from sami_nemo.model.megatron_config import nemo_config, read_hf_config
+from sami_nemo.model.hf_config import read_hf_config
+from sami_nemo.model.megatron_config import nemo_config
 
 
 def measure(checkpoint: Path, folder: Path, repeats: int) -> tuple[list[float], list[float], int]:

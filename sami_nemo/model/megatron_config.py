@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,35 +9,13 @@ from nemo.collections.llm import MistralConfig7B, MixtralConfig
 from nemo.collections.llm.gpt.model.base import GPTConfig
 
 from sami_nemo.config import TrainConfig
-from sami_nemo.errors import CheckpointError, ConfigError
+from sami_nemo.errors import ConfigError
 from sami_nemo.model.layer_specs import (
     HAVE_TRANSFORMER_ENGINE,
     local_block_spec,
     packed_layer_spec,
     transformer_engine_layer_spec,
 )
-from sami_nemo.run_dir import read_json
-
-_ARCHITECTURES = ("MistralForCausalLM", "MixtralForCausalLM")
-
-
-def read_hf_config(checkpoint: Path) -> dict[str, Any]:
-    """config.json of a Hugging Face checkpoint directory.
-
-    Raises:
-        CheckpointError: it is missing, or of another architecture than Mistral or Mixtral.
-    """
-    path = checkpoint / "config.json"
-    if not path.is_file():
-        raise CheckpointError(
-            "model.path", checkpoint, "holds no config.json; give a Hugging Face checkpoint directory"
-        )
-    hf_config = read_json(path)
-    architectures = hf_config.get("architectures") or []
-    if not set(architectures) & set(_ARCHITECTURES):
-        raise CheckpointError("model.path", checkpoint, f"is {architectures}; only {' and '.join(_ARCHITECTURES)} work")
-    assert isinstance(hf_config, dict)
-    return hf_config
 
 
 def _rope_theta(hf_config: dict[str, Any]) -> float:

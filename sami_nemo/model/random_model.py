@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sami_nemo.errors import CheckpointError
 
@@ -60,10 +60,10 @@ def build(directory: Path, geometry: Geometry, seed: int) -> None:
     tokenizer.save_pretrained(directory)
 
 
-def _hf_config(geometry: Geometry, tokenizer: PreTrainedTokenizerFast) -> MistralConfig | MixtralConfig:
-    from transformers import MistralConfig, MixtralConfig
-
+def config_fields(geometry: Geometry) -> dict[str, Any]:
+    """What config.json will say of a model of this geometry, its special tokens aside."""
     fields = {
+        "model_type": geometry.architecture,
         "vocab_size": geometry.vocab_size,
         "hidden_size": geometry.hidden_size,
         "intermediate_size": 2 * geometry.hidden_size,
@@ -74,14 +74,24 @@ def _hf_config(geometry: Geometry, tokenizer: PreTrainedTokenizerFast) -> Mistra
         "max_position_embeddings": MAX_POSITIONS,
         "initializer_range": WEIGHT_STD,
         "sliding_window": None,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
+        "tie_word_embeddings": False,
     }
     if geometry.architecture == "mistral":
-        return MistralConfig(**fields)
+        return fields
     assert geometry.num_experts is not None, "a Mixtral has experts"
-    return MixtralConfig(**fields, num_local_experts=geometry.num_experts, router_aux_loss_coef=0.0)
+    mixture = {"num_local_experts": geometry.num_experts, "num_experts_per_tok": min(2, geometry.num_experts)}
+    return fields | mixture | {"router_aux_loss_coef": 0.0}
+
+
+def _hf_config(geometry: Geometry, tokenizer: PreTrainedTokenizerFast) -> MistralConfig | MixtralConfig:
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(
+        **config_fields(geometry),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
 
 
 def shipped_text() -> Iterable[str]:

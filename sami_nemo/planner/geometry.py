@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sami_nemo.config import ModelConfig
-from sami_nemo.config_checks import read_geometry
+from sami_nemo.model.hf_config import read_geometry
 
 
 @dataclass(frozen=True)

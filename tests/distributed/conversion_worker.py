@@ -95,7 +95,8 @@ def main(base: Path, folder: Path, layouts: dict[str, dict[str, Any]]) -> None:
     from sami_nemo.checkpoint.hf_export import export_hf
     from sami_nemo.checkpoint.hf_import import load_hf_weights
     from sami_nemo.checkpoint.hf_verify import verify_export
-    from sami_nemo.model.megatron_config import nemo_config, read_hf_config
+    from sami_nemo.model.hf_config import read_hf_config
+    from sami_nemo.model.megatron_config import nemo_config
 
     torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=60))
     reports: dict[str, Any] = {}

@@ -30,7 +30,8 @@ from sami_nemo.data.contrast_batches import Batch, batch_length, collate
 from sami_nemo.data.records import ContrastGroup
 from sami_nemo.model.contrast_gpt import ContrastGPTModel
 from sami_nemo.model.cpu_backend import cpu_backend
-from sami_nemo.model.megatron_config import nemo_config, read_hf_config
+from sami_nemo.model.hf_config import read_hf_config
+from sami_nemo.model.megatron_config import nemo_config
 from tests.distributed.training_runs import random_groups
 
 

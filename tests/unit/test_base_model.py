@@ -24,10 +24,12 @@ from transformers import (
 from sami_nemo.config import ModelConfig
 from sami_nemo.errors import CheckpointError, ConfigError
 from sami_nemo.model import random_model, sealed
+from sami_nemo.model import smollm2 as smollm2_module
+from sami_nemo.model.hf_config import HF_GEOMETRY, read_geometry
 from sami_nemo.model.locate import locate
 from sami_nemo.model.prepare import ensure_model, verify_model
 from sami_nemo.model.smollm2 import verify_logits
-from sami_nemo.model.upcycle import upcycle
+from sami_nemo.model.upcycle import mixtral_fields, upcycle
 
 ROOT = Path(__file__).parents[2]
 TEXTS = [
@@ -71,6 +73,13 @@ def test_smollm2_is_a_plain_mistral_checkpoint(smollm2: Path) -> None:
     assert config["sliding_window"] is None
     assert {tensor.dtype for tensor in load_file(smollm2 / "model.safetensors").values()} == {torch.bfloat16}
     assert {path.suffix for path in smollm2.iterdir()} == {".json", ".jinja", ".safetensors"}
+
+
+@pytest.mark.slow
+def test_smollm2_is_what_is_said_of_it_before(smollm2: Path) -> None:
+    config = json.loads((smollm2 / "config.json").read_text())
+    assert {key: config[key] for key in smollm2_module.CONFIG} == smollm2_module.CONFIG
+    assert set(HF_GEOMETRY.values()) - set(config) == {"num_local_experts", "num_experts_per_tok"}
 
 
 @pytest.mark.slow
@@ -197,6 +206,28 @@ def test_random_model_follows_from_geometry_and_seed(tiny_mixtral: Path, tmp_pat
     assert (tmp_path / "other" / weights).read_bytes() != (tiny_mixtral / weights).read_bytes()
 
 
+@pytest.mark.parametrize(("model", "architecture"), [("tiny_mistral", "mistral"), ("tiny_mixtral", "mixtral")])
+def test_models_are_what_is_said_of_them_before(
+    model: str, architecture: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """The geometry of a model that is still to be made is that of the made one's config.json."""
+    made = request.getfixturevalue(model)
+    experts = {"num_experts": 4} if architecture == "mixtral" else {}
+    geometries = [
+        read_geometry(model_config(path, prepare="random", architecture=architecture, **TINY_GEOMETRY, **experts))
+        for path in (tmp_path / "not yet", made)
+    ]
+    assert geometries[0] == geometries[1]
+    assert (geometries[0].vocab_size, geometries[0].ffn_hidden_size, geometries[0].max_positions) == (1024, 256, 8192)
+
+
+def test_an_upcycled_model_is_what_is_said_of_it_before(tiny_mistral: Path, tmp_path: Path) -> None:
+    upcycle(tiny_mistral, tmp_path, num_experts=4, seed=0)
+    config = json.loads((tmp_path / "config.json").read_text())
+    dense = json.loads((tiny_mistral / "config.json").read_text())
+    assert config == dense | mixtral_fields(4)
+
+
 @pytest.mark.parametrize("model", ["tiny_mistral", "tiny_mixtral"])
 def test_random_models_answer_each_prompt_differently(model: str, request: pytest.FixtureRequest) -> None:
     directory = request.getfixturevalue(model)
@@ -309,12 +340,12 @@ def test_own_checkpoint_is_accepted(tiny_mistral: Path, fields: dict[str, int]) 
 
 
 def test_other_geometry_is_refused(tiny_mistral: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"num_hidden_layers .* = 2: model\.num_layers says 3"):
+    with pytest.raises(ConfigError, match=r"^model\.num_layers = 3: .*config\.json says num_hidden_layers = 2"):
         ensure_model(model_config(tiny_mistral, num_layers=3))
 
 
 def test_other_architecture_is_refused(tiny_mixtral: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"= mixtral: model\.architecture says mistral"):
+    with pytest.raises(ConfigError, match=r"^model\.architecture = mistral: .*config\.json says model_type = mixtral"):
         ensure_model(model_config(tiny_mixtral))
 
 

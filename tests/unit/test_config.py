@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from sami_nemo.config import Config, dump_config, load_config, parse_config
-from sami_nemo.config_checks import check_config, read_geometry
-from sami_nemo.errors import ConfigError
+from sami_nemo.config_checks import check_config
+from sami_nemo.errors import CheckpointError, ConfigError
+from sami_nemo.model.hf_config import read_geometry
 
 ROOT = Path(__file__).parents[2]
 
@@ -204,7 +205,10 @@ def test_geometry_of_a_checkpoint_must_agree(tmp_path: Path, found: dict[str, An
 
 def test_broken_checkpoint_config_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
-    assert str(refusal({"model.path": str(tmp_path)})).startswith(f"model.path = {tmp_path}: its config.json")
+    with pytest.raises(CheckpointError) as caught:
+        check_config(config_with({"model.path": str(tmp_path)}))
+    assert str(caught.value).startswith(f"model.path = {tmp_path}: its config.json")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
