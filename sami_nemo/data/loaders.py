@@ -27,6 +27,9 @@ HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 # Where the hub keeps a Parquet copy of data sets that are published with a script, which `datasets` no longer runs.
 PARQUET_COPY = "refs/convert/parquet"
+FORMATS = (".jsonl", ".jsonl.gz", ".parquet")
+# The oldest data sets are named without an owner.
+HUB_DATA_SET = re.compile(r"([A-Za-z0-9][\w.-]*/)?[\w.-]+")
 
 Row = tuple[str, int, dict[str, Any]]
 """Source (file, or subset of a hub data set), row number from 1, and fields."""
@@ -63,8 +66,10 @@ def load_queries(
     report = LoadReport()
     queries: list[Query] = []
     seen: set[str] = set()
+    fields: list[str] = []
     for source, number, row in read_rows(data):
         report.read += 1
+        fields = list(row) or fields
         text = extract(row)
         reason = _reason_to_drop(text, seen, data.max_query_tokens, count_tokens)
         if not reason and any(token in str(text) for token in special_tokens):
@@ -76,7 +81,19 @@ def load_queries(
         seen.add(_normalised(text))
         queries.append(Query(id=f"{source}:{number}", text=text.strip(), source=source))
         report.kept += 1
+    if report.dropped["malformed"] == report.read:
+        raise _no_query(data, fields)
     return queries, report
+
+
+def _no_query(data: DataConfig, fields: list[str]) -> DataError:
+    """The error for a source without a row of the schema; `fields` are those of a row, if it has any."""
+    if not fields:
+        return DataError("data.source", data.source, "holds no rows")
+    found = f"no row of {data.source} has this; they have {', '.join(fields)}"
+    if data.format == "queries":
+        return DataError("data.field", data.field, f"{found}; give the field with the query's text")
+    return DataError("data.format", data.format, f"{found}; data.format=queries takes the text of data.field")
 
 
 def _reason_to_drop(
@@ -130,30 +147,44 @@ def read_rows(data: DataConfig) -> Iterator[Row]:
 
 
 def local_files(source: str) -> list[Path]:
-    """Files that `source` names, as a path or a glob, from here or from the repository."""
-    for pattern in (source, str(REPOSITORY / source)):
-        # Path.glob takes no absolute pattern.
-        files = sorted(Path(name) for name in glob.glob(pattern) if Path(name).is_file())  # noqa: PTH207
-        if files:
-            return files
-    if source.endswith((".jsonl", ".jsonl.gz", ".parquet")):
+    """Files that `source` names, as a path or a glob, from here or from the repository; none of a hub data set.
+
+    Raises:
+        DataError: it is neither files that can be read nor a hub name.
+    """
+    found = paths_of(source)
+    if not found and (source.endswith(FORMATS) or not HUB_DATA_SET.fullmatch(source)):
         raise DataError("data.source", source, "no such file")
-    return []
+    files = [path for path in found if path.is_file()]
+    if found and not files:
+        raise DataError("data.source", source, f"is a directory; give its files, for example {source}/*.jsonl")
+    for file in files:
+        if not file.name.endswith(FORMATS):
+            raise DataError("data.source", file, f"must be {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+    return files
+
+
+def paths_of(source: str) -> list[Path]:
+    """Whatever `source` names here, as a path or a glob, from the working directory or else from the repository."""
+    # Path.glob takes no absolute pattern.
+    matches = (glob.glob(pattern) for pattern in (source, str(REPOSITORY / source)))  # noqa: PTH207
+    return sorted(map(Path, next(filter(None, matches), [])))
 
 
 def _file_rows(file: Path) -> Iterable[Any]:
     if file.name.endswith(".parquet"):
-        import datasets
+        return _parquet_rows(file)
+    return _json_lines(file)
 
-        try:
-            # In memory: a cache of the user's own small files would only be in the way.
-            table = datasets.Dataset.from_parquet(str(file), keep_in_memory=True)
-        except (ValueError, OSError, datasets.exceptions.DatasetGenerationError) as error:
-            raise DataError("data.source", file, f"is not Parquet: {error}") from None
-        return table
-    if file.name.endswith((".jsonl", ".jsonl.gz")):
-        return _json_lines(file)
-    raise DataError("data.source", file, "must be .jsonl, .jsonl.gz or .parquet")
+
+def _parquet_rows(file: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow.parquet
+
+    try:
+        for batch in pyarrow.parquet.ParquetFile(file).iter_batches():
+            yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError("data.source", file, f"is not Parquet: {error}") from None
 
 
 def _json_lines(file: Path) -> Iterator[dict[str, Any]]:
@@ -170,7 +201,7 @@ def _json_lines(file: Path) -> Iterator[dict[str, Any]]:
     except json.JSONDecodeError as error:
         place = f"{file}, line {done + 1}, column {error.colno}"
         raise DataError("data.source", place, f"is not JSON ({error.msg}); correct or remove the line") from None
-    except (UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+    except (UnicodeDecodeError, OSError, zlib.error, EOFError) as error:
         raise DataError("data.source", f"{file}, line {done + 1}", f"cannot be read: {error}") from None
 
 

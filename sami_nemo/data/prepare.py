@@ -15,7 +15,7 @@ import shutil
 from sami_nemo.config import Config
 from sami_nemo.constitution.principles import load_principles
 from sami_nemo.data.loaders import load_queries
-from sami_nemo.data.split import split_queries
+from sami_nemo.data.split import split_for_run
 from sami_nemo.launch import stage_entry
 from sami_nemo.model.locate import locate
 from sami_nemo.progress import report_phase
@@ -33,7 +33,7 @@ def main(config: Config, run: RunDir, iteration: int) -> None:
         config.data, lambda text: len(tokenizer.encode(text, add_special_tokens=False)), special
     )
     print(f"{report.read} rows read, {report.kept} kept, dropped: {dict(report.dropped)}", flush=True)
-    split = split_queries(queries, config.data.evaluation_queries, config.data.evaluation_selection, config.seed)
+    split = split_for_run(config, queries)
     principles = load_principles(str(run.principles))
 
     report_phase("saving")

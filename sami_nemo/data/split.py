@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from sami_nemo.config import Config
 from sami_nemo.data.records import Query
 from sami_nemo.errors import DataError
+from sami_nemo.generate.requests import half_index, needed_groups
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,29 @@ def split_queries(queries: Sequence[Query], evaluation: int, selection: Literal[
     ids = {query.id for query in held_out}
     rest = [query for query in shuffled if query.id not in ids]
     return Split(held_out, (rest[0::2], rest[1::2]))
+
+
+def split_for_run(config: Config, queries: Sequence[Query]) -> Split:
+    """The split of a run, in whose halves every iteration finds as many queries as it trains on.
+
+    Raises:
+        DataError: too few queries, even if none were lost to the filters of responses.
+    """
+    data = config.data
+    needed = [1, 1]
+    for iteration in range(1, config.iterations + 1):
+        half = half_index(iteration)
+        needed[half] = max(needed[half], needed_groups(config, iteration))
+    # Of an odd number the first half gets the odd one.
+    room = len(queries) - max(2 * needed[0] - 1, 2 * needed[1])
+    training = f"{config.iterations} iterations train on up to {max(needed)} queries of one half"
+    if room < 1:
+        remedy = f"{training}, and it has {len(queries)} in all; give more, or lower train.batch_size or train.batches"
+        raise DataError("data.source", data.source, remedy)
+    if data.evaluation_queries > room:
+        remedy = f"there are {len(queries)} queries, and {training}; set at most {room}, or give more queries"
+        raise DataError("data.evaluation_queries", data.evaluation_queries, remedy)
+    return split_queries(queries, data.evaluation_queries, data.evaluation_selection, config.seed)
 
 
 def _first_of_each_source(queries: Sequence[Query], count: int) -> list[Query]:
