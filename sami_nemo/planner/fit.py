@@ -28,6 +28,8 @@ RESERVED_GIB = 3.0
 FRAGMENTATION = 0.05
 # Python with torch, NeMo and CUDA in a training process or a vLLM worker.
 PROCESS_BYTES = 6 * GIB
+# What no process does without on a CPU: memory that torch and NeMo have taken for themselves once they are imported.
+LEAST_PROCESS_BYTES = GIB // 2
 # Responses, groups and logs.
 TEXT_BYTES = 1 * GIB
 CHECKPOINTS = 2
@@ -154,11 +156,15 @@ def disk_bytes(config: Config) -> int | None:
     return exports + CHECKPOINTS * training_checkpoint_bytes(config, geometry) + TEXT_BYTES
 
 
-def host_stages(config: Config, geometry: ModelGeometry) -> dict[str, float]:
-    """Bytes of host memory per node of the stages that need most. Files that are mapped come and go: not counted."""
+def host_stages(config: Config, geometry: ModelGeometry, process_bytes: int = PROCESS_BYTES) -> dict[str, float]:
+    """Bytes of host memory per node of the stages that need most. Files that are mapped come and go: not counted.
+
+    Args:
+        process_bytes: of a process besides its tensors.
+    """
     layout, processes = layout_of(config), config.hardware.devices_per_node
     own = shards(largest_buffers(geometry, layout), layout).total
-    base = float(processes * PROCESS_BYTES)
+    base = float(processes * process_bytes)
     one_layer = count(layer_weights(geometry, SINGLE, 1))
     ends = geometry.vocab_size * geometry.hidden_size
     # transformers fills one layer at a time, while the one before may not be gone; then comes the output projection.
@@ -169,7 +175,7 @@ def host_stages(config: Config, geometry: ModelGeometry) -> dict[str, float]:
         "checkpoint": base + processes * own * saved_bytes(config),
         "export": base + layout.weight_bytes * max(one_layer, ends),
         "verify": verify,
-        "vLLM": float(config.generate.tensor_parallel * PROCESS_BYTES),
+        "vLLM": float(config.generate.tensor_parallel * process_bytes),
     }
     if config.hardware.accelerator == "cpu":
         batch = longest_batch(config)
@@ -179,7 +185,7 @@ def host_stages(config: Config, geometry: ModelGeometry) -> dict[str, float]:
     return stages
 
 
-def host_bytes(config: Config) -> int | None:
+def host_bytes(config: Config, process_bytes: int = PROCESS_BYTES) -> int | None:
     """Host memory that a node needs at the worst moment of the run; None if the model's geometry is not known."""
     geometry = model_geometry(config.model)
-    return None if geometry is None else round(max(host_stages(config, geometry).values()))
+    return None if geometry is None else round(max(host_stages(config, geometry, process_bytes).values()))
