@@ -66,12 +66,9 @@ def main(arguments: list[str]) -> int:
             return look_after(config, request)
         check_inputs(config)
         if request.dry_run:
-            print(f"# {formats}\n" if formats else "", end="")
-            print_plan(config)
+            print_plan(config, formats)
             return 0
-        if formats:
-            print(formats, flush=True)
-        return submit_jobs(config) if config.cluster.scheduler == "slurm" else run(config)
+        return submit_jobs(config, formats) if config.cluster.scheduler == "slurm" else run(config, formats)
     except UserError as error:
         print(error, file=sys.stderr)
         return EXIT_USER_ERROR
@@ -79,8 +76,10 @@ def main(arguments: list[str]) -> int:
         return EXIT_INTERRUPTED
 
 
-def print_plan(config: Config) -> None:
+def print_plan(config: Config, formats: str | None) -> None:
     """The configuration as YAML; below it the commands of all stages as comments, or their job scripts."""
+    if formats:
+        print(f"# {formats}")
     print(dump_config(config))
     if config.cluster.scheduler == "slurm":
         from sami_nemo.launch.slurm_script import command_of, jobs_of
@@ -101,8 +100,12 @@ def look_after(config: Config, request: Request) -> int:
     return print_log(config, request.stage) if request.action == "logs" else print_status(config)
 
 
-def checked_versions(config: Config) -> dict[str, dict[str, str]] | None:
-    """Package versions of the environments, if nothing stands against the run; else None, and all that does is printed."""
+def checked_versions(config: Config, formats: str | None) -> dict[str, dict[str, str]] | None:
+    """Package versions of the environments, if nothing stands against the run; else None, and all that does is printed.
+
+    Args:
+        formats: the number formats that were chosen; printed if the run can begin.
+    """
     from sami_nemo.launch.claim import check_unchanged
     from sami_nemo.launch.preflight import preflight
 
@@ -111,15 +114,17 @@ def checked_versions(config: Config) -> dict[str, dict[str, str]] | None:
     if problems:
         print(*problems, sep="\n", file=sys.stderr)
         return None
+    if formats:
+        print(formats, flush=True)
     return versions
 
 
-def submit_jobs(config: Config) -> int:
+def submit_jobs(config: Config, formats: str | None) -> int:
     """Check the cluster and submit every stage that is not finished. Returns the exit status."""
     from sami_nemo.launch.claim import open_run
     from sami_nemo.launch.slurm import live_jobs, submit
 
-    if checked_versions(config) is None:
+    if checked_versions(config, formats) is None:
         return EXIT_USER_ERROR
     stages = plan(config)
     with open_run(config) as results:
@@ -138,7 +143,7 @@ def submit_jobs(config: Config) -> int:
     return 0
 
 
-def run(config: Config) -> int:
+def run(config: Config, formats: str | None) -> int:
     """Check this machine and run every stage. Returns the exit status."""
     # Not needed, and not loaded, for a dry run.
     from rich.console import Console
@@ -146,7 +151,7 @@ def run(config: Config) -> int:
     from sami_nemo.launch.console import LiveView, PlainView
     from sami_nemo.launch.local_runner import ReviewPending, StageError, StageFailed, run_stages
 
-    versions = checked_versions(config)
+    versions = checked_versions(config, formats)
     if versions is None:
         return EXIT_USER_ERROR
 

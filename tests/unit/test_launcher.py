@@ -91,7 +91,9 @@ def test_default_recipe_overrides_and_plan(tmp_path: Path) -> None:
     config = parse_config(yaml.safe_load(done.stdout))
     assert config.recipe == "sami_smol" and config.name == "mine"
     assert config.train.lr == 1e-5 and config.data.source == "q.jsonl" and config.data.name == "file"
-    names = [line.removeprefix("# ") for line in done.stdout.splitlines() if line.startswith("# ") and "-m" not in line]
+    formats, *comments = [line.removeprefix("# ") for line in done.stdout.splitlines() if line.startswith("# ")]
+    assert formats.startswith(f"train.precision = {config.train.precision}, generate.dtype = {config.generate.dtype}: ")
+    names = [line for line in comments if "-m" not in line]
     assert names[:6] == ["principles", "model", "queries", "sample_0", "groups_0", "evaluate_0"]
     assert names[-1] == "report_3"
 
@@ -288,7 +290,8 @@ def test_stopped_during_the_preflight_it_says_nothing(tmp_path: Path) -> None:
 def test_a_run_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
     """SIGHUP, which ends other runs, passes by; SIGTERM ends this one, and its stage."""
     process = start(tmp_path, "recipe=sami_debug", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
-    assert process.stdout is not None and process.stdout.readline() == "principles: starts\n"
+    assert process.stdout is not None and process.stdout.readline().startswith("train.precision = ")
+    assert process.stdout.readline() == "principles: starts\n"
     process.send_signal(signal.SIGHUP)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(1)
