@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -105,6 +106,17 @@ def test_megatron_imports_where_no_gpu_is_visible(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST")
     with pytest.raises(IndexError):
         cpp_extension._get_cuda_arch_flags()
+
+
+def test_megatron_imports_on_a_cpu_beside_cuda_s_compiler() -> None:
+    """The package answers torch's question for stages without an image; what the user says, stays."""
+    code = "import os, sami_nemo; print(os.environ['TORCH_CUDA_ARCH_LIST'])"
+    variables = {name: value for name, value in os.environ.items() if name != "TORCH_CUDA_ARCH_LIST"}
+    for given, expected in (({}, "8.0;9.0"), ({"TORCH_CUDA_ARCH_LIST": "Ampere"}, "Ampere")):
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=variables | given, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.strip() == expected
 
 
 def test_the_generation_image_adds_what_its_stages_import(tool: ModuleType, generate_python: Path) -> None:
