@@ -62,9 +62,9 @@ def check_versions(environment: Environment, locks: Path = LOCKS) -> dict[str, s
 
 
 def read_lock(path: Path) -> dict[str, str]:
-    """Pinned versions by normalised package name (PEP 503)."""
+    """Pinned versions by normalised package name (PEP 503), those for other processors too."""
     lines = (line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
-    pins = (line.split("==") for line in lines if line)
+    pins = (line.partition(";")[0].strip().split("==") for line in lines if line)
     return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pins}
 
 
