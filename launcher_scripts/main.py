@@ -15,8 +15,7 @@ key=value       any field of sami_nemo/config.py, for example train.lr=1e-5 or n
 Results go to runs/<name>. The same command again goes on where it was stopped.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: the system's Python, 3.6 on RHEL 8, has to get as far as the environment's.
 import importlib.util
 import os
 import shlex
@@ -34,7 +33,7 @@ if importlib.util.find_spec("hydra") is None:
     # Another Python than the environment's, the system's for instance: go on with the right one.
     for interpreter in PYTHONS:
         if interpreter.exists() and Path(sys.executable) != interpreter:
-            os.execv(interpreter, [str(interpreter), *sys.orig_argv[1:]])
+            os.execv(str(interpreter), [str(interpreter), *sys.argv])
     print("hydra-core = (not installed): run `make setup`, then .venv/train/bin/python", file=sys.stderr)
     sys.exit(2)
 
