@@ -2,7 +2,11 @@
 # make bench: what docs/performance.md measures, in about half an hour on two quiet cores.
 # make test: set up and run every test. make test-quick: those that are not marked slow. make checks: format, lint, types.
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# Any Python that runs makes the environments, and finds for itself the one that they need. A shim of pyenv may not run.
+PYTHON ?= $(or $(shell for python in python3 python3.12 python3.11 python3.13; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2> /dev/null && echo $$python && break; done), \
+	$(shell command -v uv > /dev/null && echo uv run --no-project --python 3.12 python), \
+	$(error Python = (not found): install Python 3.11 or 3.12, or uv))
 TRAIN := .venv/train/bin/python
 SOURCES := sami_nemo launcher_scripts tools tests containers
 
