@@ -61,9 +61,10 @@ def train_and_export(
     loggers = build_loggers(config, directory, iteration) if stage_entry.is_writer() else []
     callbacks: list[Any] = [
         *([BaseReference()] if train.kl_beta else []),
-        Checkpoints(saved, train.checkpoint_every, resumed, total),
         FiniteCheck(resumed),
+        # First the line of a step, then its checkpoint: killed between them, the step is done again, not left out.
         StepLog(config, directory, resumed, total, loggers),
+        Checkpoints(saved, train.checkpoint_every, resumed, total),
     ]
     trainer = build_trainer(config, max_steps=total - resumed, callbacks=callbacks)
     trainer.fit(model, ContrastDataModule(config, groups, order, train.batch_size))

@@ -117,7 +117,8 @@ class StepLog(pl.Callback):
         self.rows = read_jsonl(self.file)[:resumed] if self.file.exists() else []
         self.began = time.monotonic()
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        # The only epoch. Checkpoints has loaded its state by now.
         self.began = time.monotonic()
         if trainer.is_global_zero:
             report_phase("work")
