@@ -1,17 +1,8 @@
-"""Runs under torch.distributed.run: imports a checkpoint in several layouts, exports it, and reports as JSON.
-
-    conversion_worker.py CHECKPOINT FOLDER LAYOUTS
-
-LAYOUTS is a JSON object of names and training settings. Reports per layout whether the export holds the weights to the
-bit, in the type that they were trained in, and in one process how far log-probs and gradients in fp32 are from
-transformers', and what is said of a weight that is not finite.
-"""
+"""Runs on every rank: imports a checkpoint in several layouts, exports it, and reports as JSON."""
 
 from __future__ import annotations
 
 import json
-import os
-import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -78,18 +69,26 @@ def refusals(model: torch.nn.Module, base: Path, folder: Path) -> dict[str, str]
     parameter = model.decoder.layers[0].self_attention.linear_proj.weight
     with torch.no_grad():
         parameter[0, 0] = torch.inf
-    for case, convert in {
+    for case, attempt in {
         "export": lambda: export_hf(model, base, folder / "infinite"),
         "import": lambda: load_hf_weights(model.bfloat16(), folder / "huge"),
     }.items():
         try:
-            convert()
+            attempt()
         except CheckpointError as error:
             found[case] = str(error)
     return found
 
 
-def main(base: Path, folder: Path, layouts: dict[str, dict[str, Any]]) -> None:
+@cpu_backend()
+def convert(base: Path, folder: Path, layouts: dict[str, dict[str, Any]]) -> None:
+    """Writes report.json into `folder`.
+
+    Args:
+        layouts: names and training settings. Reported is of each whether the export holds the weights to the bit, in the
+            type that they were trained in; and in one process how far log-probs and gradients in fp32 are from
+            transformers', and what is said of a weight that is not finite.
+    """
     from megatron.core import parallel_state
 
     from sami_nemo.checkpoint.hf_export import export_hf
@@ -122,9 +121,4 @@ def main(base: Path, folder: Path, layouts: dict[str, dict[str, Any]]) -> None:
         torch.distributed.barrier()
         parallel_state.destroy_model_parallel()
     if torch.distributed.get_rank() == 0:
-        (folder / f"report_{os.environ['WORLD_SIZE']}.json").write_text(json.dumps(reports))
-
-
-if __name__ == "__main__":
-    with cpu_backend():
-        main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))
+        (folder / "report.json").write_text(json.dumps(reports))

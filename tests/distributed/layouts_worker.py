@@ -1,18 +1,12 @@
-"""Runs under torch.distributed.run: the same contrast groups in the plain and in the shared-prefix layout.
+"""Runs on every rank: the same contrast groups in the plain and in the shared-prefix layout. On a GPU, as a program:
 
-    layouts_worker.py CHECKPOINT FOLDER CASES [gpu]
-
-CASES is a JSON object of names and training settings. Reports per case how far token log-probs (largest and mean difference in
-nats, relative to those above 1) and gradients (largest difference of a tensor relative to its norm) of the two layouts are apart, over all
-ranks.
+python -m torch.distributed.run layouts_worker.py CHECKPOINT FOLDER CASES
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
@@ -35,7 +29,19 @@ from sami_nemo.model.megatron_config import nemo_config
 from tests.distributed.training_runs import random_groups
 
 
-def main(base: Path, folder: Path, cases: dict[str, dict[str, Any]], on_gpu: bool) -> None:
+@cpu_backend()
+def compare_on_cpu(base: Path, folder: Path, cases: dict[str, dict[str, Any]]) -> None:
+    compare(base, folder, cases, on_gpu=False)
+
+
+def compare(base: Path, folder: Path, cases: dict[str, dict[str, Any]], on_gpu: bool) -> None:
+    """Writes report.json into `folder`.
+
+    Args:
+        cases: names and training settings. Reported is of each how far token log-probs (largest and mean difference in
+            nats, relative to those above 1) and gradients (largest difference of a tensor relative to its norm) of the
+            two layouts are apart, over all ranks.
+    """
     torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(seconds=60))
     reports: dict[str, Any] = {}
     for name, case in cases.items():
@@ -135,7 +141,4 @@ def gradient_difference(plain: dict[str, Tensor], packed: dict[str, Tensor]) -> 
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    on_gpu = sys.argv[4:] == ["gpu"]
-    with contextlib.nullcontext() if on_gpu else cpu_backend():
-        main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]), on_gpu)
+    compare(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]), on_gpu=True)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +13,11 @@ from transformers import AutoModelForCausalLM
 from sami_nemo.checkpoint.hf_verify import hf_logits, verify_export
 from sami_nemo.errors import CheckpointError
 from sami_nemo.run_dir import read_json
-from tests.distributed.training_runs import REPOSITORY
+from tests.distributed import conversion_worker
+from tests.distributed.ranks import run_ranks, tail
 
 pytestmark = pytest.mark.slow
 
-WORKER = Path(__file__).with_name("conversion_worker.py")
 ONE: dict[str, dict[str, Any]] = {"one process": {}, "in bf16": {"precision": "bf16"}}
 TWO_DENSE: dict[str, dict[str, Any]] = {
     "tensor parallel": {"tensor_parallel": 2},
@@ -43,12 +39,9 @@ FOUR_MOE: dict[str, dict[str, Any]] = {
 
 
 def convert(processes: int, checkpoint: Path, folder: Path, layouts: dict[str, dict[str, Any]]) -> Any:
-    command = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
-    command += [f"--nproc-per-node={processes}", str(WORKER), str(checkpoint), str(folder), json.dumps(layouts)]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-3000:]
-    return read_json(folder / f"report_{processes}.json")
+    log = folder / "ranks.log"
+    assert run_ranks(processes, log, conversion_worker.convert, checkpoint, folder, layouts) == 0, tail(log)
+    return read_json(folder / "report.json")
 
 
 @pytest.mark.parametrize("kind", ["dense", "tied", "moe"])

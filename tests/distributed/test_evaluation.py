@@ -13,7 +13,7 @@ from sami_nemo.data.records import ContrastGroup
 from sami_nemo.evaluate.metrics import write_metrics
 from sami_nemo.evaluate.pmi import base_scores
 from sami_nemo.run_dir import INSTRUCT, RunDir, partial, read_json, read_jsonl, write_json, write_jsonl, write_text
-from tests.distributed.training_runs import finish, random_groups, start, tiny_config
+from tests.distributed.training_runs import random_groups, run_stage, tiny_config
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +29,7 @@ def evaluation_run(config: Config, groups: list[ContrastGroup], iteration: int) 
 
 
 def stage(run: RunDir, module: str, processes: int, iteration: int) -> None:
-    status, output = finish(start(run, module, processes, iteration))
+    status, output = run_stage(run, module, processes, iteration)
     assert status == 0, output[-4000:]
 
 

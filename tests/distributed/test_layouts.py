@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sami_nemo.run_dir import read_json
-from tests.distributed.training_runs import REPOSITORY
+from tests.distributed import layouts_worker
+from tests.distributed.ranks import run_ranks, tail
 
 pytestmark = pytest.mark.slow
 
-WORKER = Path(__file__).with_name("layouts_worker.py")
 Cases = dict[str, dict[str, Any]]
 
 ONE: Cases = {
@@ -44,11 +40,8 @@ FOUR_MOE: Cases = {
 
 
 def compare(processes: int, checkpoint: Path, folder: Path, cases: Cases) -> dict[str, dict[str, float]]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
-    command += [f"--nproc-per-node={processes}", str(WORKER), str(checkpoint), str(folder), json.dumps(cases)]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-3000:]
+    log = folder / "ranks.log"
+    assert run_ranks(processes, log, layouts_worker.compare_on_cpu, checkpoint, folder, cases) == 0, tail(log)
     return read_json(folder / "report.json")
 
 

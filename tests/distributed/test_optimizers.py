@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import functools
 import random
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from sami_nemo.config import Config
 from sami_nemo.data.contrast_batches import training_order
 from sami_nemo.data.records import ContrastGroup
 from sami_nemo.objective import response_logprobs, sami_loss
+from sami_nemo.run_dir import RunDir
+from tests.distributed.ranks import TIMEOUT, started_ranks
 from tests.distributed.test_training import Weights, assert_same_updates, in_fp32, weights
-from tests.distributed.training_runs import finish, make_run, random_groups, start, tiny_config, train
+from tests.distributed.training_runs import be_stage, make_run, random_groups, run_stage, tiny_config, train
 
 pytestmark = pytest.mark.slow
 
@@ -36,8 +36,10 @@ def base(runs_dir: Path, tiny_mistral: Path) -> Path:
     return in_fp32(tiny_mistral, runs_dir / "base")
 
 
-def reference(base: Path, config: Config, groups: list[ContrastGroup]) -> tuple[Weights, list[float]]:
-    """Iteration 1 in plain transformers and torch: weights and losses."""
+@functools.cache
+def reference(base: Path, name: str) -> tuple[Weights, list[float]]:
+    """Iteration 1 with the optimizer `name` in plain transformers and torch: weights and losses."""
+    config, groups = tiny_config(base.parent, "reference", base, 1, optimizer=name), GROUPS
     settings = config.train
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     parameters = list(model.parameters())
@@ -78,7 +80,7 @@ def test_equals_torch_on_transformers(runs_dir: Path, base: Path, optimizer: str
         runs_dir, f"{optimizer}-{distributed}", base, devices, optimizer=optimizer, distributed_optimizer=distributed
     )
     run, steps = train(config, GROUPS)
-    expected, losses = reference(base, config, GROUPS)
+    expected, losses = reference(base, optimizer)
     assert [row["loss"] for row in steps] == pytest.approx(losses, abs=1e-4)
     trained = weights(run)
     assert_same_updates(trained, {name: expected[name] for name in trained}, load_file(base / "model.safetensors"))
@@ -102,26 +104,30 @@ def test_bf16_weights_are_too_coarse_for_small_rates(
     assert 0 < changed < total / 10
 
 
+LONGER: dict[str, Any] = {"batches": 4, "batch_size": 2}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(runs_dir: Path, base: Path) -> tuple[RunDir, list[dict[str, Any]]]:
+    return train(tiny_config(runs_dir, "undisturbed", base, 2, **LONGER), GROUPS)
+
+
 @pytest.mark.parametrize(("moment", "saved"), [("between-steps", "step_[12]"), ("after-the-last", "step_4")])
-def test_killed_training_resumes_to_the_same_weights(runs_dir: Path, base: Path, moment: str, saved: str) -> None:
-    settings: dict[str, Any] = {"batches": 4, "batch_size": 2}
-    undisturbed, rows = train(tiny_config(runs_dir, f"undisturbed-{moment}", base, 2, **settings), GROUPS)
-    config = tiny_config(runs_dir, f"killed-{moment}", base, 2, **settings)
+def test_killed_training_resumes_to_the_same_weights(
+    runs_dir: Path, base: Path, undisturbed: tuple[RunDir, list[dict[str, Any]]], moment: str, saved: str
+) -> None:
+    config = tiny_config(runs_dir, f"killed-{moment}", base, 2, **LONGER)
     run = make_run(config, GROUPS)
     checkpoints = run.iteration(1) / "train.partial" / "checkpoints"
-    process = start(run, "sami_nemo.train", 2, 1)
-    try:
-        deadline = time.monotonic() + 120
+    with started_ranks(2, run.root / "killed.log", be_stage, run.root, "sami_nemo.train", 1) as ranks:
+        deadline = time.monotonic() + TIMEOUT
         while not list(checkpoints.glob(saved)):
-            assert process.poll() is None and time.monotonic() < deadline, "no checkpoint appeared"
+            assert all(rank.is_alive() for rank in ranks) and time.monotonic() < deadline, "no checkpoint appeared"
             time.sleep(0.02 * random.random())
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        finish(process)
     again, resumed_rows = train(config, GROUPS)
-    ours, expected = weights(again), weights(undisturbed)
+    ours, expected = weights(again), weights(undisturbed[0])
     assert all(torch.equal(ours[name], expected[name]) for name in expected)
-    assert [row["loss"] for row in resumed_rows] == [row["loss"] for row in rows]
+    assert [row["loss"] for row in resumed_rows] == [row["loss"] for row in undisturbed[1]]
 
 
 def test_not_finite_stops_before_the_step(runs_dir: Path, base: Path, tmp_path: Path) -> None:
@@ -133,7 +139,7 @@ def test_not_finite_stops_before_the_step(runs_dir: Path, base: Path, tmp_path: 
     for file in base.glob("token*"):
         (broken / file.name).write_bytes(file.read_bytes())
     run = make_run(tiny_config(runs_dir, "broken", broken, 2), GROUPS)
-    status, output = finish(start(run, "sami_nemo.train", 2, 1))
+    status, output = run_stage(run, "sami_nemo.train", 2, 1)
     assert status != 0
     assert "not finite: at step 1" in output and "query-" in output
     assert not list(run.iteration(1).rglob("step_*"))

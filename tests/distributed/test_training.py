@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sami_nemo.run_dir import RunDir
-from tests.distributed.training_runs import random_groups, tiny_config, train
+from tests.distributed.training_runs import finish, make_run, random_groups, run_stage, start, tiny_config, train
 
 pytestmark = pytest.mark.slow
 
@@ -96,6 +96,17 @@ def moe(tmp_path_factory: pytest.TempPathFactory, tiny_mixtral: Path) -> Referen
 @pytest.mark.parametrize("layout", DENSE.values(), ids=DENSE)
 def test_dense_layouts(dense: Reference, layout: dict[str, Any]) -> None:
     dense.check(layout)
+
+
+def test_the_launcher_starts_the_same(dense: Reference) -> None:
+    """The other tests fork their ranks; torch.distributed.run starts them with other variables and a store of its own."""
+    trained = {}
+    for name, stage in {"forked": run_stage, "started": lambda *words: finish(start(*words))}.items():
+        run = make_run(tiny_config(dense.runs_dir, name, dense.base, devices=2, tensor_parallel=2), dense.groups)
+        status, output = stage(run, "sami_nemo.train", 2, 1)
+        assert status == 0, output
+        trained[name] = weights(run)
+    assert all(torch.equal(tensor, trained["forked"][name]) for name, tensor in trained["started"].items())
 
 
 @pytest.mark.parametrize("layout", MOE.values(), ids=MOE)

@@ -14,8 +14,8 @@ import torch
 
 from sami_nemo.config import Config
 from sami_nemo.model.attention import attended_by_rows, flex_attended
-from sami_nemo.run_dir import read_json
-from tests.distributed.training_runs import REPOSITORY, random_groups, tiny_config, train
+from sami_nemo.run_dir import partial, read_json, read_jsonl
+from tests.distributed.training_runs import REPOSITORY, finish, make_run, random_groups, start, tiny_config, train
 
 pytestmark = [
     pytest.mark.gpu,
@@ -58,7 +58,7 @@ def test_layouts_agree_in_bf16(kind: str, tiny_mistral: Path, tiny_mixtral: Path
     checkpoint = tiny_mistral if kind == "dense" else tiny_mixtral
     cases = {"bf16": {"precision": "bf16", "size": 3}}
     command = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
-    command += ["--nproc-per-node=1", str(WORKER), str(checkpoint), str(tmp_path), json.dumps(cases), "gpu"]
+    command += ["--nproc-per-node=1", str(WORKER), str(checkpoint), str(tmp_path), json.dumps(cases)]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "CUDA_DEVICE_MAX_CONNECTIONS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
@@ -78,5 +78,8 @@ def test_a_training_stage_begins_as_on_the_cpu(layout: str, tiny_mistral: Path, 
     groups = random_groups(8)
     cpu = tiny_config(tmp_path, "cpu", tiny_mistral, 1, **settings)
     _, expected = train(cpu, groups)
-    _, found = train(on_gpu(tiny_config(tmp_path, "gpu", tiny_mistral, 1, **settings)), groups)
+    run = make_run(on_gpu(tiny_config(tmp_path, "gpu", tiny_mistral, 1, **settings)), groups)
+    status, output = finish(start(run, "sami_nemo.train", 1, 1))
+    assert status == 0, output[-4000:]
+    found = read_jsonl(partial(run.train(1)) / "steps.jsonl")
     assert found[0]["loss"] == pytest.approx(expected[0]["loss"], abs=1e-2)
