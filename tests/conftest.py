@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 from pathlib import Path
 
@@ -14,6 +15,19 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell ignores Ctrl-C in what it starts in the background, and programs inherit that: launchers that tests
     # interrupt would go on for ever.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Minutes of each part of the tests, by first folder; what several tests share counts where it was first needed."""
+    seconds: dict[str, float] = {}
+    for report in itertools.chain.from_iterable(terminalreporter.stats.values()):
+        if isinstance(report, pytest.TestReport):
+            part = Path(report.nodeid).parts[1]
+            seconds[part] = seconds.get(part, 0) + report.duration
+    if seconds:
+        terminalreporter.section("minutes")
+        for part, spent in sorted(seconds.items()):
+            terminalreporter.line(f"{spent / 60:6.1f}  {part}")
 
 
 @pytest.fixture(scope="session")

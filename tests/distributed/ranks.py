@@ -37,7 +37,7 @@ SERVER.set_forkserver_preload(
 TIMEOUT = 900
 
 
-def run_ranks(world: int, log: Path, function: Callable[..., None], *arguments: Any, threads: int = 1) -> int:
+def run_ranks(world: int, log: Path, function: Callable[..., None], *arguments: Any) -> int:
     """Call `function`, of an importable module, on every rank as torch.distributed.run would.
 
     What the ranks print goes to `log`. When one fails, the others are ended.
@@ -45,7 +45,7 @@ def run_ranks(world: int, log: Path, function: Callable[..., None], *arguments: 
     Returns:
         0, or the exit status of a rank that failed.
     """
-    with started_ranks(world, log, function, *arguments, threads=threads) as ranks:
+    with started_ranks(world, log, function, *arguments) as ranks:
         running = {rank.sentinel: rank for rank in ranks}
         while running:
             ended = wait(running, TIMEOUT)
@@ -61,14 +61,14 @@ def run_ranks(world: int, log: Path, function: Callable[..., None], *arguments: 
 
 @contextlib.contextmanager
 def started_ranks(
-    world: int, log: Path, function: Callable[..., None], *arguments: Any, threads: int = 1
+    world: int, log: Path, function: Callable[..., None], *arguments: Any
 ) -> Iterator[list[ForkServerProcess]]:
     """Ranks that run, and are killed at the end of the block."""
     from torch.distributed import TCPStore
 
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     variables = [_variables(rank, world, store.port) for rank in range(world)]
-    ranks = [SERVER.Process(target=_be_rank, args=(each, log, threads, function, arguments)) for each in variables]
+    ranks = [SERVER.Process(target=_be_rank, args=(each, log, function, arguments)) for each in variables]
     try:
         for rank in ranks:
             rank.start()
@@ -93,14 +93,13 @@ def _variables(rank: int, world: int, port: int) -> dict[str, str]:
     return {name: str(value) for name, value in (here | job).items()}
 
 
-def _be_rank(
-    variables: dict[str, str], log: Path, threads: int, function: Callable[..., None], arguments: tuple[Any, ...]
-) -> None:
+def _be_rank(variables: dict[str, str], log: Path, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     import torch
 
     os.environ.update(variables)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, sys.stdout.fileno())
     os.dup2(output, sys.stderr.fileno())
-    torch.set_num_threads(threads)
+    # As in torch.distributed.run: ranks that share cores get in one another's way with more.
+    torch.set_num_threads(1)
     function(*arguments)

@@ -1,17 +1,13 @@
-"""Builds real Megatron models for chosen ranks of large clusters, without devices, and reports their sizes as JSON.
+"""Builds real Megatron models for chosen ranks of large clusters, without devices, and measures their sizes.
 
-    megatron_ranks.py CASES
-
-CASES is a JSON list of objects: hf (config.json), train (settings), world, rank. Models lie on the meta device, and the
-process group is torch's fake one, whose collectives do nothing.
+Models lie on the meta device, and the process group is torch's fake one, whose collectives do nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +21,7 @@ from sami_nemo.config import TrainConfig
 from sami_nemo.model.cpu_backend import cpu_backend
 from sami_nemo.model.megatron_config import nemo_config
 from sami_nemo.model.optimizers import SamiOptimizerModule, _without_masters
+from sami_nemo.run_dir import write_json
 
 _TYPE = torch.Tensor.type
 
@@ -91,17 +88,14 @@ def _bytes(tensor: torch.Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def main(cases: list[dict[str, Any]]) -> None:
-    reports = []
+def measure_sizes(cases: list[dict[str, Any]], report: Path) -> None:
+    """Writes the sizes of each case. A case has hf (config.json), train (settings), world and rank."""
+    found = []
     with cpu_backend():
         # Megatron puts its buffers on the current device.
         torch.cuda.current_device = lambda: torch.device("meta")  # type: ignore[assignment, return-value]
         for case in cases:
             train = TrainConfig(batch_size=128, batches=2, lr=1e-3, **case["train"])
             with ranks(case["world"], case["rank"], train):
-                reports.append(sizes(case["hf"], train))
-    print("REPORTS", json.dumps(reports))
-
-
-if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+                found.append(sizes(case["hf"], train))
+    write_json(report, found)

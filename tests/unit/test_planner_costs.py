@@ -1,40 +1,55 @@
-"""The planner's memory and operations against real training steps of 135 M parameters on the CPU."""
+"""The planner's memory and operations against real training steps on the CPU."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import MistralConfig, MistralForCausalLM
 
 from sami_nemo.config import Config, dump_config
 from sami_nemo.planner.compute import Batch, group_tokens, step_flops
 from sami_nemo.planner.geometry import model_geometry
 from sami_nemo.planner.layout import layout_of
-from sami_nemo.planner.memory import CPU, rank_memory
+from sami_nemo.planner.memory import CPU, optimizer_bytes, rank_memory
+from sami_nemo.run_dir import read_json
+from tests.distributed.ranks import run_ranks, tail
 from tests.distributed.training_runs import tiny_config
+from tests.unit import training_costs
 
-REPOSITORY = Path(__file__).parents[2]
-WORKER = Path(__file__).with_name("training_costs.py")
 PROMPT, RESPONSE = 96, 32
+
+
+@pytest.fixture(scope="module")
+def small_smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2 in small: tied embeddings, three query heads to a key-value head, and its proportions of widths.
+
+    As there, the activations of the layers are most of what a step holds, and the head's a good part. Its steps are
+    quick in bf16 even where the CPU has no instructions for it.
+    """
+    directory = tmp_path_factory.mktemp("costs") / "model"
+    config = MistralConfig(
+        vocab_size=4096,
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=6,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        sliding_window=None,
+        tie_word_embeddings=True,
+    )
+    MistralForCausalLM(config).to(torch.bfloat16).save_pretrained(directory)
+    return directory
 
 
 def measured(config: Config, folder: Path) -> dict[str, float]:
     (folder / "config.yaml").write_text(dump_config(config))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=1", "--rdzv-backend=c10d"]
-    command += ["--rdzv-endpoint=127.0.0.1:0", str(WORKER), str(folder / "config.yaml"), str(PROMPT), str(RESPONSE)]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "2"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("REPORT ")]
-    assert lines, done.stderr[-3000:]
-    report = json.loads(lines[-1].removeprefix("REPORT "))
-    assert isinstance(report, dict)
-    return report
+    log, words = folder / "log", (folder / "config.yaml", PROMPT, RESPONSE)
+    assert run_ranks(1, log, training_costs.measure_steps, *words) == 0, tail(log)
+    return read_json(folder / "report.json")
 
 
 @pytest.mark.slow
@@ -50,9 +65,9 @@ def measured(config: Config, folder: Path) -> dict[str, float]:
     ],
     ids=["bf16", "fp32", "in place, checkpointing", "three constitutions", "plain", "plain, fp32"],
 )
-def test_within_a_tenth_of_a_real_step(smollm2: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_within_a_tenth_of_a_real_step(small_smollm2: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
     together = settings.pop("micro_batch", 1)
-    config = tiny_config(tmp_path, "costs", smollm2, 1, **{"batch_size": 2, "batches": 2, "lr": 1e-5} | settings)
+    config = tiny_config(tmp_path, "costs", small_smollm2, 1, **{"batch_size": 2, "batches": 2, "lr": 1e-5} | settings)
     train = config.train
     batch = Batch(train.batch_size, train.constitutions_per_query, PROMPT, RESPONSE, train.layout)
     tokens = together * group_tokens(batch)
@@ -64,7 +79,7 @@ def test_within_a_tenth_of_a_real_step(smollm2: Path, tmp_path: Path, settings: 
     print({name: (value, getattr(memory, name, None)) for name, value in found.items()})
     assert memory.weights == found["weights"]
     assert memory.gradients == found["gradients"]
-    # The planner counts the padding of the last shard, which has no states.
-    assert memory.optimizer == pytest.approx(found["optimizer"], rel=1e-5)
+    # The planner counts the padding of the last shard, up to 127 elements that have no states.
+    assert 0 <= memory.optimizer - found["optimizer"] < 128 * optimizer_bytes(layout, CPU)
     assert memory.activations == pytest.approx(found["activations"], rel=0.1)
     assert step_flops(geometry, layout, batch, skip=False) == pytest.approx(found["flops"], rel=0.1)

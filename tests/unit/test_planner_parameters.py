@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +22,9 @@ from sami_nemo.planner.parameters import (
     shards,
     total_parameters,
 )
-
-WORKER = Path(__file__).with_name("megatron_ranks.py")
-REPOSITORY = Path(__file__).parents[2]
+from sami_nemo.run_dir import read_json
+from tests.distributed.ranks import run_ranks, tail
+from tests.unit import megatron_ranks
 
 # Devices, tensor, pipeline and expert parallel.
 LAYOUTS = {
@@ -85,27 +81,16 @@ def end_ranks(layout: Layout) -> list[tuple[int, int]]:
     return sorted((t + tensor * (e + expert * (d + data * stage)), stage) for t, e, d, stage in ends)
 
 
-def measure(cases: list[dict[str, Any]]) -> list[dict[str, int]]:
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(WORKER), json.dumps(cases)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    line = [line for line in done.stdout.splitlines() if line.startswith("REPORTS ")]
-    assert line, done.stderr[-3000:]
-    reports = json.loads(line[-1].removeprefix("REPORTS "))
-    assert isinstance(reports, list)
-    return reports
+def measure(cases: list[dict[str, Any]], folder: Path) -> list[dict[str, int]]:
+    log, report = folder / "log", folder / "report.json"
+    assert run_ranks(1, log, megatron_ranks.measure_sizes, cases, report) == 0, tail(log)
+    return read_json(report)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("numerics", [("fp32", None), ("fp32", "bf16"), ("bf16", None)], ids=str)
 @pytest.mark.parametrize("model", sorted(LAYOUTS))
-def test_equals_megatron_on_ranks_at_every_end(model: str, numerics: tuple[str, str | None]) -> None:
+def test_equals_megatron_on_ranks_at_every_end(model: str, numerics: tuple[str, str | None], tmp_path: Path) -> None:
     masters, gradients = numerics
     more = [f"train.master_weights={masters}", f"train.gradients={gradients or 'null'}"]
     cases, expected = [], []
@@ -118,7 +103,7 @@ def test_equals_megatron_on_ranks_at_every_end(model: str, numerics: tuple[str, 
         for rank, stage in end_ranks(layout):
             cases.append({"hf": hf_config(geometry), "train": train, "world": layout.devices, "rank": rank})
             expected.append((layout, stage, config))
-    for case, found, (layout, stage, config) in zip(cases, measure(cases), expected, strict=True):
+    for case, found, (layout, stage, config) in zip(cases, measure(cases, tmp_path), expected, strict=True):
         weights = rank_weights(known(config), layout, stage)
         held = buffers(weights, layout)
         memory = rank_memory(known(config), layout, longest_batch(config), stage, CPU)

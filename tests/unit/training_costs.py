@@ -1,17 +1,12 @@
-"""Measures real training steps on the CPU: bytes of tensors and floating-point operations, as JSON.
+"""Runs on a rank: measures real training steps on the CPU, bytes of tensors and floating-point operations.
 
-    training_costs.py CONFIG PROMPT RESPONSE
-
-Runs under torch.distributed.run with one process. Every group has prompts of PROMPT and responses of RESPONSE tokens.
 Memory is measured in the second step, when optimizer states exist, and operations in the third: to tell modules apart,
 torch's counter hooks onto tensors, which keeps those of checkpointed layers alive.
 """
 
 from __future__ import annotations
 
-import json
 import random
-import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -27,6 +22,7 @@ from sami_nemo.data.contrast_module import ContrastDataModule
 from sami_nemo.data.records import Constitution, ContrastGroup, Query
 from sami_nemo.model.optimizers import unchained
 from sami_nemo.model.trainer import backend, build_model, build_trainer
+from sami_nemo.run_dir import write_json
 
 STEPS = 3
 
@@ -145,7 +141,8 @@ def groups(count: int, size: int, prompt: int, response: int) -> list[ContrastGr
     ]
 
 
-def main(path: Path, prompt: int, response: int) -> None:
+def measure_steps(path: Path, prompt: int, response: int) -> None:
+    """Writes report.json beside the configuration. Prompts and responses of all groups have these lengths."""
     config = load_config(path)
     train = config.train
     with backend(config):
@@ -154,8 +151,4 @@ def main(path: Path, prompt: int, response: int) -> None:
         measure = Measure()
         trainer = build_trainer(config, max_steps=STEPS, callbacks=[measure])
         trainer.fit(model, ContrastDataModule(config, chosen, list(range(len(chosen))), train.batch_size))
-    print("REPORT", json.dumps(measure.report), flush=True)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    write_json(path.with_name("report.json"), measure.report)
