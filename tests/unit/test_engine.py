@@ -40,8 +40,9 @@ def test_equal_prompts_keep_their_order() -> None:
 
 
 def mistral(**generate: Any) -> Config:
+    settings = {"dtype": "bfloat16"} | generate
     return compose(
-        ["recipe=sami_mistral", "hardware=laptop", *(f"generate.{key}={value}" for key, value in generate.items())]
+        ["recipe=sami_mistral", "hardware=laptop", *(f"generate.{key}={value}" for key, value in settings.items())]
     )
 
 
@@ -55,6 +56,8 @@ def test_limits_follow_from_the_memory_that_is_free(monkeypatch: pytest.MonkeyPa
     """mistral-7b keeps 2 x 32 layers x 8 heads x 128 channels x 2 bytes = 128 KiB a token, 256 MiB for 2,048 of them."""
     monkeypatch.setattr(planner_engine, "available_memory", lambda: 17 * GIB)
     assert limits(mistral()) == BatchLimits(16, 4 * GIB)
+    # Twice the bytes in fp32.
+    assert limits(mistral(dtype="float32")) == BatchLimits(8, 4 * GIB)
     assert limits(mistral(chunk_requests=8)) == BatchLimits(8, 2 * GIB)
     assert limits(mistral(max_num_seqs=3)) == BatchLimits(3, 4 * GIB)
     assert limits(mistral(cpu_kv_cache_gib=2)) == BatchLimits(8, 2 * GIB)
