@@ -1,7 +1,7 @@
 """Principle writer and judge against vLLM's real OpenAI-compatible server, through the whole launcher.
 
-The small model answers, but seldom as it was asked to: what is tested is that every part talks to the next, that
-replies that cannot be used are counted or shown, and that nothing is left behind.
+The random model answers, but not as it was asked to: what is tested is that every part talks to the next, that replies
+that cannot be used are counted or shown, and that nothing is left behind. (What is made of usable ones: tests/unit.)
 """
 
 from __future__ import annotations
@@ -42,14 +42,18 @@ with serve(model, load_config(config)) as (url, name):
 
 
 @pytest.fixture(scope="module")
-def server(generate_python: Path, smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """URL and name of SmolLM2 behind vLLM's server; stopped as a stage is, which is a part of the test."""
+def server(
+    generate_python: Path, tiny_mistral: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, str]]:
+    """URL and name of a model behind vLLM's server; stopped as a stage is, which is a part of the test."""
     directory = tmp_path_factory.mktemp("server")
     address, log = directory / "address", directory / "log"
-    (directory / "config.yaml").write_text(dump_config(compose(["generate.max_num_seqs=8"])))
+    # Its small vocabulary makes long prompts.
+    settings = ["generate.max_num_seqs=8", "generate.max_model_len=4096", "generate.dtype=float32"]
+    (directory / "config.yaml").write_text(dump_config(compose(settings)))
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [str(generate_python), "-c", SERVE, str(directory / "config.yaml"), str(smollm2), str(address)],
+            [str(generate_python), "-c", SERVE, str(directory / "config.yaml"), str(tiny_mistral), str(address)],
             cwd=REPOSITORY,
             env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
             stdout=output,
