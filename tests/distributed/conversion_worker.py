@@ -97,7 +97,7 @@ def convert(base: Path, folder: Path, layouts: dict[str, dict[str, Any]]) -> Non
     from sami_nemo.model.hf_config import read_hf_config
     from sami_nemo.model.megatron_config import nemo_config
 
-    torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=60))
+    torch.distributed.init_process_group("gloo", timeout=timedelta(minutes=10))
     reports: dict[str, Any] = {}
     for name, layout in layouts.items():
         settings: dict[str, Any] = {"batch_size": 1, "batches": 1, "optimizer": "adamw", "lr": 1.0, "precision": "fp32"}

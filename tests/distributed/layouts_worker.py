@@ -42,7 +42,7 @@ def compare(base: Path, folder: Path, cases: dict[str, dict[str, Any]], on_gpu: 
             nats, relative to those above 1) and gradients (largest difference of a tensor relative to its norm) of the
             two layouts are apart, over all ranks.
     """
-    torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(seconds=60))
+    torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(minutes=10))
     reports: dict[str, Any] = {}
     for name, case in cases.items():
         settings: dict[str, Any] = {"batch_size": 4, "batches": 1, "optimizer": "adamw", "lr": 1.0, "precision": "fp32"}

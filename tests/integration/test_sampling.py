@@ -22,7 +22,7 @@ from sami_nemo.run_dir import RunDir, partial, read_json, read_jsonl, write_json
 ROOT = Path(__file__).parents[2]
 PRINCIPLES = ROOT / "sami_nemo" / "constitution" / "principles"
 CHUNK = 4
-TIMEOUT = 180
+TIMEOUT = 900
 
 
 def config(model: Path, runs_dir: Path, name: str, tensor_parallel: int = 1) -> Config:
@@ -110,8 +110,8 @@ def living(process_group: int) -> list[int]:
 
 
 def group_is_gone(process_group: int) -> bool:
-    """Whether the last process of a group ends within a minute: each ends after its step, slowly on a busy machine."""
-    deadline = time.monotonic() + 60
+    """Whether the last process of a group ends: each does after its step."""
+    deadline = time.monotonic() + TIMEOUT
     while living(process_group):
         if time.monotonic() > deadline:
             return False

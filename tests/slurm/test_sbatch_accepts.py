@@ -22,7 +22,7 @@ def launch(slurm: TwoNodes, directory: Path, *words: str) -> subprocess.Complete
         env=os.environ | slurm.environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
 
@@ -45,7 +45,7 @@ def test_every_script_that_a_dry_run_prints(
             env=os.environ | slurm.environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
         assert done.returncode == 0, f"{done.stderr}\n{script}"
@@ -88,7 +88,7 @@ def test_a_controller_that_is_down_is_one_line(slurm: TwoNodes, tmp_path: Path) 
     elsewhere.write_text("\n".join("SlurmctldPort=1" if "SlurmctldPort" in line else line for line in elsewhere.read_text().splitlines()))  # fmt: skip
     variables = os.environ | slurm.environment | {"SLURM_CONF": str(elsewhere)}
     words = [sys.executable, str(MAIN), "recipe=sami_debug", "cluster=slurm", f"runs_dir={tmp_path}/runs"]
-    done = subprocess.run(words, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(words, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("squeue = ")
 
@@ -96,6 +96,6 @@ def test_a_controller_that_is_down_is_one_line(slurm: TwoNodes, tmp_path: Path) 
 def test_without_slurm_it_says_so(tmp_path: Path) -> None:
     words = [sys.executable, str(MAIN), "recipe=sami_debug", "cluster=slurm", f"runs_dir={tmp_path}/runs"]
     variables = os.environ | {"PATH": str(tmp_path)}
-    done = subprocess.run(words, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(words, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 2
     assert "cluster = sbatch: no such program; run this on a login node" in done.stderr

@@ -27,7 +27,7 @@ from types import TracebackType
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "srun")
 # Debian puts daemons where only root's path looks.
 PATH = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
-START_SECONDS = 60
+START_SECONDS = 300
 
 CONFIGURATION = """\
 ClusterName=sami

@@ -249,5 +249,5 @@ def test_checks_import_nothing_heavy() -> None:
         "print(sorted({'torch', 'nemo', 'megatron', 'vllm', 'transformers', 'datasets'} & set(sys.modules)))"
     )
     command = [sys.executable, "-c", code, json.dumps(VALID)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300)
     assert result.stdout.strip() == "[]"

@@ -45,7 +45,7 @@ def build(*words: str, path: str | None = None, **variables: str) -> subprocess.
     bash = shutil.which("bash")
     assert bash is not None
     return subprocess.run(
-        [bash, str(BUILD), *words], env=environment, capture_output=True, text=True, timeout=60, check=False
+        [bash, str(BUILD), *words], env=environment, capture_output=True, text=True, timeout=300, check=False
     )
 
 
@@ -128,7 +128,7 @@ def test_the_generation_image_adds_what_its_stages_import(tool: ModuleType, gene
     modules += "sami_nemo.evaluate.judge, sami_nemo.launch.job, openai, transformers"
     code = f"import {modules}, sys; print(*sorted(m.partition('.')[0] for m in sys.modules if '.' not in m))"
     done = subprocess.run(
-        [str(generate_python), "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+        [str(generate_python), "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300, check=True
     )
     # Names of modules differ from those of packages: PyYAML is yaml.
     imported = set(done.stdout.split()) | {"pyyaml" if "yaml" in done.stdout.split() else ""}

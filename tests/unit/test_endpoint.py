@@ -125,7 +125,7 @@ def test_a_killed_judge_goes_on_where_it_was(server: Server, tmp_path: Path) -> 
     first.send_signal(signal.SIGKILL)
     first.wait()
     kept = len(list(tmp_path.glob("*.json")))
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
     assert done.stdout == "all there\n", done.stderr
     assert len(server.good) == 200 and len(list(tmp_path.glob("*.json"))) == 200
     again = sum(server.good.values()) - 200

@@ -45,6 +45,7 @@ def inspect(run: RunDir, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_prompts_masks_and_matrix(run: RunDir) -> None:
     done = inspect(run)
     assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from sami_nemo.config import parse_config
 ROOT = Path(__file__).parents[2]
 MAIN = ROOT / "launcher_scripts" / "main.py"
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
+# Seconds until something hangs, on a slow machine under load.
+PATIENCE = 300
 
 # Put first on the path: importing any of these fails, as on a machine without them.
 BLOCKER = """
@@ -34,7 +37,15 @@ def launch(cwd: Path, *arguments: str, environment: dict[str, str] | None = None
     """Run the launcher in `cwd`."""
     command = [sys.executable, str(MAIN), *arguments]
     variables = os.environ | (environment or {})
-    return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+
+
+def processor_seconds() -> float:
+    """Of all commands that have ended: what they cost, however busy the machine is."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -43,13 +54,12 @@ def test_dry_run_needs_no_heavy_package_and_writes_nothing(recipe: str, tmp_path
     blocker.mkdir()
     work.mkdir()
     (blocker / "sitecustomize.py").write_text(BLOCKER)
-    started = time.monotonic()
+    before = processor_seconds()
     done = launch(work, f"recipe={recipe}", "dry_run=true", environment={"PYTHONPATH": str(blocker)})
-    seconds = time.monotonic() - started
 
     assert (done.returncode, done.stderr) == (0, "")
-    # 0.5 s on an idle machine; tests share theirs.
-    assert seconds < 2 * (1 + os.getloadavg()[0] / (os.cpu_count() or 1))
+    # Measured: 0.6 s; torch alone would take 2.
+    assert processor_seconds() - before < 2
     assert list(work.iterdir()) == []
     config = parse_config(yaml.safe_load(done.stdout))
     assert (config.recipe, config.name) == (recipe, recipe)
@@ -192,10 +202,8 @@ def test_a_mistake_is_one_line_and_no_run_directory(
     [("sami_mistral", "1 x 8 GPUs"), ("sami_mistral_hh", "1 x 8 GPUs"), ("sami_mixtral", "2 x 8 GPUs")],
 )
 def test_preflight_says_what_is_needed_and_found(recipe: str, needs: str, tmp_path: Path) -> None:
-    started = time.monotonic()
     # No directory of programs: this machine may have GPUs.
     done = launch(tmp_path, f"recipe={recipe}", environment={"PATH": str(tmp_path)})
-    assert time.monotonic() - started < 10
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("hardware =")]
     for part in (recipe, needs, "79 GiB", "found one node with no GPU"):
@@ -277,12 +285,12 @@ def test_stopped_during_the_preflight_it_says_nothing(tmp_path: Path) -> None:
     smi.chmod(0o755)
     variables = os.environ | {"PATH": f"{smi.parent}{os.pathsep}{os.environ['PATH']}"}
     process = start(tmp_path, "recipe=sami_mistral", env=variables)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not (tmp_path / "asked").exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=10) == ("", "")
+    assert process.communicate(timeout=PATIENCE) == ("", "")
     assert process.returncode == 130
     assert not (tmp_path / "runs").exists()
 
@@ -296,7 +304,7 @@ def test_a_run_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(1)
     process.send_signal(signal.SIGTERM)
-    output, error = process.communicate(timeout=30)
+    output, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert output.endswith(": stopped\n") and error == "stopped; the same command goes on from here (runs/sami_debug)\n"
 
@@ -314,6 +322,6 @@ def test_a_python_without_the_packages_hands_over_to_the_environments(tmp_path: 
     # The interpreter below the virtual environment, without its packages.
     bare = Path(sys.executable).resolve()
     command = [str(bare), "-I", str(MAIN), "dry_run=true"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "recipe: sami_smol" in done.stdout

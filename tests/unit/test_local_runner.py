@@ -20,7 +20,7 @@ from sami_nemo.compose import compose
 from sami_nemo.errors import RunDirectoryError
 from sami_nemo.launch.claim import check_unchanged, open_run
 from sami_nemo.launch.console import LiveView, PlainView, Progress, duration, print_results
-from sami_nemo.launch.local_runner import StageError, StageFailed, run_stages
+from sami_nemo.launch.local_runner import GRACE_SECONDS, StageError, StageFailed, run_stages
 from sami_nemo.launch.manifests import config_sha256
 from sami_nemo.launch.stage_log import EventReader
 from sami_nemo.launch.stages import Stage
@@ -28,6 +28,8 @@ from sami_nemo.progress import EVENTS_VARIABLE
 from sami_nemo.run_dir import RunDir, read_json, sha256_file, write_json, write_text
 
 ROOT = Path(__file__).parents[2]
+# Seconds until something hangs, on a slow machine under load.
+PATIENCE = 300
 
 # The stage `first` reads control/text; `second` has two outputs and works in five steps that it can go on from; `third`
 # reads both. What control/<stage> says is done instead of an undisturbed run.
@@ -149,7 +151,7 @@ class Toy:
     def launch(self, *crash_at: str) -> tuple[int, str]:
         """Exit status and output of a launcher that runs to its end, or to its kill."""
         process = self.start(*crash_at)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=PATIENCE)
         return process.returncode, output
 
     def hanging(self) -> tuple[subprocess.Popen[str], list[int]]:
@@ -167,8 +169,8 @@ def toy(tmp_path: Path) -> Toy:
     return Toy(tmp_path)
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.02)
@@ -328,6 +330,7 @@ stage_entry.run(main, "train")
 """
 
 
+@pytest.mark.slow
 def test_distributed_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real command: torch.distributed.run starts the processes, and what goes wrong in them comes through."""
     (tmp_path / "toy_stage.py").write_text(DISTRIBUTED)
@@ -359,9 +362,9 @@ def test_stopping_stops_everything(toy: Toy) -> None:
     toy.tell("second", "hang")
     launcher, pids = toy.hanging()
     launcher.send_signal(signal.SIGINT)
-    output, _ = launcher.communicate(timeout=30)
+    output, _ = launcher.communicate(timeout=PATIENCE)
     assert launcher.returncode == 130 and output.endswith("second: stopped\n")
-    wait_for(lambda: not any(alive(pid) for pid in pids), seconds=5)
+    wait_for(lambda: not any(alive(pid) for pid in pids))
 
 
 def test_stopping_twice_stops_at_once(toy: Toy) -> None:
@@ -372,9 +375,9 @@ def test_stopping_twice_stops_at_once(toy: Toy) -> None:
     time.sleep(0.5)
     assert launcher.poll() is None and alive(pids[0])
     launcher.send_signal(signal.SIGINT)
-    launcher.communicate(timeout=5)
+    launcher.communicate(timeout=GRACE_SECONDS - 1)
     assert launcher.returncode == 130
-    wait_for(lambda: not any(alive(pid) for pid in pids), seconds=5)
+    wait_for(lambda: not any(alive(pid) for pid in pids))
 
 
 def test_two_launchers_do_not_share_a_run(toy: Toy) -> None:
@@ -384,7 +387,7 @@ def test_two_launchers_do_not_share_a_run(toy: Toy) -> None:
     assert status == 3 and "RunDirectoryError" in output and "another launcher" in output
     assert all(alive(pid) for pid in pids), "the refused launcher must leave the other's processes alone"
     launcher.send_signal(signal.SIGINT)
-    launcher.communicate(timeout=30)
+    launcher.communicate(timeout=PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -411,7 +414,7 @@ def test_what_was_made_from_other_inputs_is_not_gone_on_from(toy: Toy) -> None:
     toy.tell("second", "hang")
     launcher, _ = toy.hanging()
     launcher.send_signal(signal.SIGINT)
-    launcher.communicate(timeout=30)
+    launcher.communicate(timeout=PATIENCE)
     assert (toy.root / "two.partial" / "steps").read_text() == "xxx"
     toy.tell("text", "bye")
     toy.tell("second", "")

@@ -57,7 +57,7 @@ def probe(python: Path, directory: Path, cases: Sequence[tuple[str, bool]]) -> l
     argument = json.dumps([str(directory), BRIEF.to_json(), QUERY.to_json(), cases])
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     command = [str(python), "-c", PROBE, argument]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
