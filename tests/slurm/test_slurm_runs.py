@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,8 +18,8 @@ from tests.slurm.two_nodes import TwoNodes
 pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).parents[2]
-# A run of one iteration takes about 3 minutes on two idle cores.
-TIMEOUT = 900
+# Against hanging. A run of one iteration takes about 3 minutes on two idle cores, and two go on at the same time.
+TIMEOUT = 1800
 # Steps enough to be caught in the middle; nothing saves between them unless asked to.
 EXPERIMENT = ("iterations=1", "judge=none", "train.batches=8", "train.checkpoint_every=100")
 # Two engines share the sampling; a tensor-parallel pair trains. One thread each, as two processes have two cores.
@@ -42,16 +42,33 @@ class Run:
         self.root = directory / name
         self._directory = directory
         places = (f"runs_dir={directory}", f"model.path={directory}/tiny-random", f"name={name}")
-        self._words = ("recipe=sami_debug", *places, *EXPERIMENT, *LAYOUT, *words)
+        words = ("recipe=sami_debug", *places, *EXPERIMENT, *LAYOUT, *words)
+        self._command = [sys.executable, str(REPOSITORY / "launcher_scripts" / "main.py"), *words]
+        self._environment = os.environ | slurm.environment
 
     def launch(self, *more: str, status: int = 0) -> str:
-        command = [sys.executable, str(REPOSITORY / "launcher_scripts" / "main.py"), *self._words, *more]
-        environment = os.environ | self.slurm.environment
         done = subprocess.run(
-            command, cwd=self._directory, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
+            [*self._command, *more],
+            cwd=self._directory,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
         )
         assert done.returncode == status, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         return done.stdout
+
+    def start(self) -> subprocess.Popen[str]:
+        """The launcher in the background."""
+        return subprocess.Popen(
+            self._command,
+            cwd=self._directory,
+            env=self._environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     def wait_until(self, holds: Callable[[], bool], what: str, pause: float = 0.5) -> None:
         deadline = time.monotonic() + TIMEOUT
@@ -109,18 +126,42 @@ def directory(tmp_path_factory: pytest.TempPathFactory, generate_python: Path) -
 
 
 @pytest.fixture(scope="module")
-def one_machine(slurm: TwoNodes, directory: Path) -> Run:
-    """The same layout without Slurm."""
+def one_machine_under_way(slurm: TwoNodes, directory: Path) -> Iterator[tuple[Run, subprocess.Popen[str]]]:
     run = Run(slurm, directory, "one_machine", *ONE_MACHINE)
-    run.launch()
+    with run.start() as launcher:
+        yield run, launcher
+        launcher.terminate()
+
+
+@pytest.fixture(scope="module")
+def two_nodes(slurm: TwoNodes, directory: Path, one_machine_under_way: object) -> tuple[Run, str]:
+    """A run that nobody disturbs, just submitted, and what the launcher printed.
+
+    It goes on beside the run on one machine: starting up, neither keeps two cores busy.
+    """
+    run = Run(slurm, directory, "two_nodes", *TWO_NODES)
+    return run, run.launch()
+
+
+@pytest.fixture(scope="module")
+def one_machine(two_nodes: object, one_machine_under_way: tuple[Run, subprocess.Popen[str]]) -> Run:
+    """The same layout without Slurm, at its end."""
+    run, launcher = one_machine_under_way
+    _, errors = launcher.communicate(timeout=TIMEOUT)
+    assert launcher.returncode == 0, errors
     return run
 
 
-def test_two_nodes_end_with_the_weights_of_one_machine(slurm: TwoNodes, directory: Path, one_machine: Run) -> None:
-    run = Run(slurm, directory, "two_nodes", *TWO_NODES)
-    printed = run.launch()
+def test_the_launcher_returns_while_its_jobs_wait(two_nodes: tuple[Run, str]) -> None:
+    run, printed = two_nodes
     assert "16 of 16 stages submitted" in printed and "action=status" in printed
-    assert len(run.queue()) > 10, "the launcher returns while its jobs wait"
+    assert len(run.queue()) > 10
+
+
+def test_two_nodes_end_with_the_weights_of_one_machine(
+    slurm: TwoNodes, two_nodes: tuple[Run, str], one_machine: Run
+) -> None:
+    run, _ = two_nodes
     run.wait_until(lambda: run.finished("report_1"), "the end")
 
     assert run.weights() == one_machine.weights()

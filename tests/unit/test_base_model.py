@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -117,27 +118,38 @@ def test_logit_comparison_sees_a_wrong_rotary_base() -> None:
 TOKENIZE = """
 import json, sys
 from transformers import AutoTokenizer
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
-texts = json.loads(sys.argv[2])
-chats = [[{"role": "user", "content": text}] for text in texts]
-rendered = [tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False) for chat in chats]
-encode = lambda text, special: tokenizer(text, add_special_tokens=special).input_ids
-print(json.dumps([[encode(text, special) for text in texts + rendered] for special in (False, True)]))
+
+def encoded(model):
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    chats = [[{"role": "user", "content": text}] for text in texts]
+    rendered = [tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False) for chat in chats]
+    encode = lambda text, special: tokenizer(text, add_special_tokens=special).input_ids
+    return [[encode(text, special) for text in texts + rendered] for special in (False, True)]
+
+texts, *models = map(json.loads, sys.argv[1:])
+print(json.dumps({name: encoded(path) for name, path in models}))
 """
+
+
+@pytest.fixture(scope="module")
+def token_ids(smollm2: Path, tiny_mistral: Path, generate_python: Path) -> list[dict[str, Any]]:
+    """Of every model in the training and in the generation environment."""
+    models = [json.dumps(["smollm2", str(smollm2)]), json.dumps(["tiny_mistral", str(tiny_mistral)])]
+    words = [json.dumps(TEXTS), *models]
+    outputs = [
+        subprocess.run([python, "-c", TOKENIZE, *words], capture_output=True, text=True, check=True).stdout
+        for python in (sys.executable, str(generate_python))
+    ]
+    return [json.loads(output) for output in outputs]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["smollm2", "tiny_mistral"])
-def test_both_environments_tokenize_alike(model: str, generate_python: Path, request: pytest.FixtureRequest) -> None:
+def test_both_environments_tokenize_alike(model: str, token_ids: list[dict[str, Any]]) -> None:
     """transformers 4 trains on what transformers 5 sampled: one difference would shift every log-probability."""
-    directory = request.getfixturevalue(model)
-    outputs = [
-        subprocess.run(
-            [python, "-c", TOKENIZE, str(directory), json.dumps(TEXTS)], capture_output=True, text=True, check=True
-        ).stdout
-        for python in (sys.executable, str(generate_python))
-    ]
-    assert json.loads(outputs[0]) == json.loads(outputs[1])
+    training, generation = token_ids
+    assert len(training[model][0]) == 2 * len(TEXTS)
+    assert training[model] == generation[model]
 
 
 # Upcycling
