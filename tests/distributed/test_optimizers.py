@@ -131,10 +131,10 @@ def test_killed_training_resumes_to_the_same_weights(
 
 
 def test_not_finite_stops_before_the_step(runs_dir: Path, base: Path, tmp_path: Path) -> None:
-    """A weight that is infinite makes the loss so: nothing is updated or saved, and the step and groups are named."""
+    """Weights that overflow make the loss infinite: nothing is updated or saved, and the step and groups are named."""
     broken = tmp_path / "broken"
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    model.model.norm.weight.data[0] = float("inf")
+    model.model.norm.weight.data.fill_(torch.finfo(torch.float32).max)
     model.save_pretrained(broken)
     for file in base.glob("token*"):
         (broken / file.name).write_bytes(file.read_bytes())

@@ -16,7 +16,7 @@ from sami_nemo.config import Config, dump_config, parse_config
 from sami_nemo.data.records import Constitution, ContrastGroup, Query
 from sami_nemo.progress import EVENTS_VARIABLE
 from sami_nemo.run_dir import RunDir, read_jsonl, write_jsonl, write_text
-from tests.distributed.ranks import run_ranks, tail
+from tests.distributed.ranks import run_ranks
 
 REPOSITORY = Path(__file__).parents[2]
 # A stage takes 15 s on an idle machine, of which imports are 13; a slow one under load has time enough.
@@ -83,7 +83,7 @@ def make_run(config: Config, groups: list[ContrastGroup]) -> RunDir:
 def run_stage(run: RunDir, module: str, processes: int, iteration: int) -> tuple[int, str]:
     """The stage on forked ranks; exit status and output."""
     log = run.root / f"{module}.log"
-    return run_ranks(processes, log, be_stage, run.root, module, iteration), tail(log)
+    return run_ranks(processes, log, be_stage, run.root, module, iteration), log.read_text(errors="replace")
 
 
 def be_stage(root: Path, module: str, iteration: int) -> None:
