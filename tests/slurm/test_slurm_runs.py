@@ -70,12 +70,13 @@ class Run:
             text=True,
         )
 
-    def wait_until(self, holds: Callable[[], bool], what: str, pause: float = 0.5) -> None:
+    def wait_until(self, holds: Callable[[], bool], what: str, closely: bool = False) -> None:
+        """Wait for what lasts; or `closely` for a moment, without asking Slurm in between, which may take longer."""
         deadline = time.monotonic() + TIMEOUT
         while not holds():
             assert time.monotonic() < deadline, f"{what} never came\n{self.status()}"
-            assert not self.failed(), self.status()
-            time.sleep(pause)
+            assert closely or not self.failed(), self.status()
+            time.sleep(0.01 if closely else 0.5)
 
     def status(self) -> str:
         return self.launch("action=status", status=1 if self.failed() else 0)
@@ -102,6 +103,10 @@ class Run:
         """Training steps that are logged."""
         files = [self.root / "iteration_1" / place / "steps.jsonl" for place in ("train.partial", "train")]
         return max(len(read_jsonl(file)) if file.exists() else 0 for file in files)
+
+    def training_log(self) -> str:
+        log = self.root / "logs" / "train_1.log"
+        return log.read_text() if log.exists() else ""
 
     def weights(self) -> str:
         return sha256_file(self.root / "iteration_1" / "hf" / "model.safetensors")
@@ -183,33 +188,33 @@ def test_disturbed_it_ends_with_the_same_weights(slurm: TwoNodes, directory: Pat
     run.launch()
 
     sampled = run.root / "iteration_0" / "engine_0.partial" / "evaluation.jsonl"
-    run.wait_until(lambda: sampled.exists(), "sampling", pause=0.01)
+    run.wait_until(lambda: sampled.exists(), "sampling", closely=True)
     slurm.run("scontrol", "requeue", run.job("sample_0_engine_0"))
 
-    # As Slurm does ahead of a time limit.
-    run.wait_until(lambda: run.steps() >= 1, "the first step", pause=0.01)
+    # As Slurm does ahead of a time limit. Steps take a tenth of a second, so it is asked while the model is built.
+    run.wait_until(lambda: "training from step 0 of 8" in run.training_log(), "the start of training")
     slurm.run("scancel", "--batch", "--signal=USR1", run.job("train_1"))
     run.wait_until(lambda: run.restarts("train_1") == 1, "the requeue after the signal")
     saved = run.steps()
     assert 1 <= saved < 8
-    assert f"saved at step {saved} of 8" in (run.root / "logs" / "train_1.log").read_text()
+    assert f"saved at step {saved} of 8" in run.training_log()
 
     # A worker dies in the middle of a step; the job is queued again by itself.
-    run.wait_until(lambda: run.steps() > saved, "a step after the restart", pause=0.01)
+    run.wait_until(lambda: f"training from step {saved} of 8" in run.training_log(), "the restart")
     workers = run.processes("sami_nemo.train", "--iteration")
+    run.wait_until(lambda: run.steps() > saved, "a step after the restart", closely=True)
     os.kill(max(workers), signal.SIGKILL)
     run.wait_until(lambda: run.finished("report_1"), "the end")
 
     assert run.restarts("sample_0_engine_0") == 1
     assert run.restarts("train_1") == 2
-    log = (run.root / "logs" / "train_1.log").read_text()
-    assert log.count(f"training from step {saved} of 8") == 2
+    assert run.training_log().count(f"training from step {saved} of 8") == 2
     assert run.weights() == one_machine.weights()
 
 
 def test_a_broken_stage_stops_the_chain(slurm: TwoNodes, directory: Path) -> None:
-    # More groups than the sample queries can give.
-    run = Run(slurm, directory, "broken", *TWO_NODES, "generate.engines=1", "train.batch_size=100")
+    # As many queries as groups are needed: where the model answers alike under both constitutions, one is missing.
+    run = Run(slurm, directory, "broken", *TWO_NODES, "generate.engines=1", "generate.oversample=1.0")
     run.launch()
     deadline = time.monotonic() + TIMEOUT
     while run.queue():
@@ -217,7 +222,7 @@ def test_a_broken_stage_stops_the_chain(slurm: TwoNodes, directory: Path) -> Non
         time.sleep(0.5)
 
     shown = run.launch("action=status", status=1)
-    assert "groups_0 failed:\n" in shown and "or lower train.batch_size" in shown
+    assert "groups_0 failed:\n" in shown and "set generate.oversample=" in shown
     assert not run.finished("groups_0")
     later = ("evaluate_0", "report_0", "train_1", "sample_1", "groups_1", "evaluate_1", "report_1")
     for stage in later:
