@@ -41,6 +41,7 @@ def configured(model: str, devices: int, tensor: int, pipeline: int, expert: int
             f"model={model}",
             "model.path=none",
             "train=paper",
+            "train.precision=bf16",
             f"hardware.devices_per_node={devices}",
             f"train.tensor_parallel={tensor}",
             f"train.pipeline_parallel={pipeline}",
