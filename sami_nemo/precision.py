@@ -105,5 +105,5 @@ def _read(begun: Path) -> Any:
     """Whatever the file holds; that a damaged one belongs to no run is said when the run is opened."""
     try:
         return yaml.safe_load(begun.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+    except (OSError, ValueError, yaml.YAMLError):
         return None
