@@ -234,7 +234,7 @@ def test_a_broken_stage_stops_the_chain(slurm: TwoNodes, directory: Path) -> Non
 def test_cancelled_nothing_stays(slurm: TwoNodes, directory: Path) -> None:
     run = Run(slurm, directory, "cancelled", *TWO_NODES)
     run.launch()
-    run.wait_until(lambda: len(run.processes("sami_nemo.generate.sample")) > 0, "sampling", pause=0.1)
+    run.wait_until(lambda: len(run.processes("sami_nemo.generate.sample")) > 0, "sampling", closely=True)
     assert "runs" in run.status()
     assert "cancelled" in run.launch("action=cancel")
     assert run.queue() == {}
