@@ -22,7 +22,7 @@ test-quick: setup
 	@$(TRAIN) -m pytest -m "not slow" $(ARGS)
 
 bench: setup
-	@$(TRAIN) -c "from pathlib import Path; from sami_nemo.model.prepare import prepare_smollm2 as get; \
+	@$(TRAIN) -c "from pathlib import Path; from sami_nemo.base_model.prepare import prepare_smollm2 as get; \
 	get(Path('models/smollm2-135m'), num_experts=None)"
 	@$(TRAIN) tools/bench_train.py $(ARGS)
 	@$(TRAIN) -W ignore tools/bench_export.py

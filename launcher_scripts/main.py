@@ -10,7 +10,7 @@ action=cancel   end what runs of it, here or on the cluster
 dry_run=true    print the resolved configuration and every stage's command or job script, and do nothing
 GROUP=NAME      another choice of a group in conf/: model, data, principles, generate, train, evaluate, judge, logger,
                 hardware, cluster
-key=value       any field of sami_nemo/config.py, for example train.lr=1e-5 or name=my-run
+key=value       any field of sami_nemo/config/schema.py, for example train.lr=1e-5 or name=my-run
 
 Results go to runs/<name>. The same command again goes on where it was stopped.
 """
@@ -37,13 +37,13 @@ if importlib.util.find_spec("hydra") is None:
     print("hydra-core = (not installed): run `make setup`, then .venv/train/bin/python", file=sys.stderr)
     sys.exit(2)
 
-from sami_nemo.compose import Request, compose_for, split_arguments  # noqa: E402
-from sami_nemo.config import Config, dump_config  # noqa: E402
-from sami_nemo.config_checks import check_config  # noqa: E402
+from sami_nemo.config.compose import Request, compose_for, split_arguments  # noqa: E402
+from sami_nemo.config.precision import this_processor  # noqa: E402
+from sami_nemo.config.schema import Config, dump_config  # noqa: E402
 from sami_nemo.errors import EXIT_USER_ERROR, UserError  # noqa: E402
-from sami_nemo.input_checks import check_inputs  # noqa: E402
+from sami_nemo.launch.checks import check_config  # noqa: E402
+from sami_nemo.launch.input_checks import check_inputs  # noqa: E402
 from sami_nemo.launch.stages import command_line, plan  # noqa: E402
-from sami_nemo.precision import this_processor  # noqa: E402
 
 EXIT_STAGE_FAILED = 1
 EXIT_INTERRUPTED = 130
@@ -81,7 +81,7 @@ def print_plan(config: Config, formats: str | None) -> None:
         print(f"# {formats}")
     print(dump_config(config))
     if config.cluster.scheduler == "slurm":
-        from sami_nemo.launch.slurm_script import command_of, jobs_of
+        from sami_nemo.launch.slurm.script import command_of, jobs_of
 
         for job in jobs_of(config, plan(config)):
             print(f"---\n# {command_of(job)}\n{job.script}")
@@ -121,7 +121,7 @@ def checked_versions(config: Config, formats: str | None) -> dict[str, dict[str,
 def submit_jobs(config: Config, formats: str | None) -> int:
     """Check the cluster and submit every stage that is not finished. Returns the exit status."""
     from sami_nemo.launch.claim import open_run
-    from sami_nemo.launch.slurm import live_jobs, submit
+    from sami_nemo.launch.slurm.jobs import live_jobs, submit
 
     if checked_versions(config, formats) is None:
         return EXIT_USER_ERROR

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 EXIT_USER_ERROR = 2
 
 
@@ -47,3 +49,30 @@ class EndpointError(UserError):
 
 class TrainingDiverged(UserError):
     """A loss or gradient that is not finite."""
+
+
+class SeveralErrors(UserError):
+    """Mistakes that were found together: a line each. Field, value and remedy are those of the first."""
+
+    def __init__(self, errors: Sequence[UserError]) -> None:
+        super().__init__(errors[0].field, errors[0].value, errors[0].remedy)
+        self.errors = tuple(errors)
+
+    def __str__(self) -> str:
+        return "\n".join(dict.fromkeys(map(str, self.errors)))
+
+
+def together(errors: Sequence[UserError]) -> UserError:
+    """One error as it is, several as one."""
+    flat = [each for error in errors for each in (error.errors if isinstance(error, SeveralErrors) else (error,))]
+    return flat[0] if len(flat) == 1 else SeveralErrors(flat)
+
+
+def raise_all(errors: Sequence[UserError]) -> None:
+    """Raise what was found; nothing if there is nothing.
+
+    Raises:
+        UserError: the only one, or all of them together.
+    """
+    if errors:
+        raise together(errors)

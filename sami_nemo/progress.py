@@ -49,6 +49,13 @@ def stop_requested() -> bool:
     return path is not None and Path(path).exists()
 
 
+def duration(seconds: float) -> str:
+    """3725 -> 1:02:05, 65 -> 1:05."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 def _append(event: dict[str, Any]) -> None:
     path = os.environ.get(EVENTS_VARIABLE)
     if path is None:

@@ -8,7 +8,7 @@ last; a stage without a matching manifest is not finished. Layout:
     runs/<name>/manifests/<stage>.json        what a finished stage made, with hashes
     runs/<name>/logs/<stage>.log              everything a stage printed
     runs/<name>/logs/<stage>.events.jsonl     its progress, see progress.py
-    runs/<name>/jobs/<stage>.sh               its Slurm job, see launch/slurm.py; jobs.json holds the job ids
+    runs/<name>/jobs/<stage>.sh               its Slurm job, see launch/slurm/; jobs.json holds the job ids
     runs/<name>/principles.yaml               what constitutions are drawn from; with principles.review=true to edit
     runs/<name>/principles_writer.json        what the principle writer was asked and answered, if there is one
     runs/<name>/judge_cache/                  replies of the judge, by hash of what it was asked

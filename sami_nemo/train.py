@@ -14,12 +14,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from sami_nemo.config import Config
-from sami_nemo.data.contrast_batches import group_length, training_order
-from sami_nemo.data.records import ContrastGroup
-from sami_nemo.launch import stage_entry
-from sami_nemo.model.locate import locate
+from sami_nemo import stage_entry
+from sami_nemo.base_model.locate import locate
+from sami_nemo.config.schema import Config
+from sami_nemo.contrast.batches import group_length, training_order
 from sami_nemo.progress import report_phase
+from sami_nemo.records import ContrastGroup
 from sami_nemo.run_dir import RunDir, partial, read_jsonl, write_json
 
 
@@ -44,11 +44,11 @@ def train_and_export(
     import torch
 
     from sami_nemo.checkpoint.export import export_and_verify
-    from sami_nemo.checkpoint.training_state import load_training_state
-    from sami_nemo.data.contrast_module import ContrastDataModule
+    from sami_nemo.contrast.data_module import ContrastDataModule
     from sami_nemo.model.callbacks import BaseReference, Checkpoints, FiniteCheck, StepLog, last_checkpoint
     from sami_nemo.model.loggers import build_loggers
     from sami_nemo.model.trainer import build_model, build_trainer
+    from sami_nemo.model.training_state import load_training_state
 
     train, total = config.train, config.training_steps(iteration)
     saved = directory / "checkpoints"

@@ -51,29 +51,29 @@ def generate_python() -> Path:
 @pytest.fixture(scope="session")
 def tiny_mistral(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Mistral checkpoint: 2 layers, hidden 128, 4 heads, 2 key-value heads, vocabulary 1,024. Read only."""
-    from sami_nemo.model import random_model
+    from sami_nemo.base_model import random_model
 
     directory = tmp_path_factory.mktemp("tiny") / "mistral"
     directory.mkdir()
-    random_model.build(directory, random_model.Geometry(), seed=0)
+    random_model.build(directory, random_model.geometry(), seed=0)
     return directory
 
 
 @pytest.fixture(scope="session")
 def tiny_mixtral(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same geometry as a Mixtral with 4 random experts, 2 per token. Read only."""
-    from sami_nemo.model import random_model
+    from sami_nemo.base_model import random_model
 
     directory = tmp_path_factory.mktemp("tiny") / "mixtral"
     directory.mkdir()
-    random_model.build(directory, random_model.Geometry(architecture="mixtral", num_experts=4), seed=0)
+    random_model.build(directory, random_model.geometry(architecture="mixtral", num_experts=4), seed=0)
     return directory
 
 
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """SmolLM2-135M-Instruct where `make run` keeps it; fetched and converted once (30 s). Read only."""
-    from sami_nemo.model.prepare import prepare_smollm2
+    from sami_nemo.base_model.prepare import prepare_smollm2
 
     directory = ROOT / "models" / "smollm2-135m"
     prepare_smollm2(directory, num_experts=None)

@@ -25,10 +25,10 @@ from safetensors.torch import load_file, save_file
 from sami_nemo.bench.measure import machine, paired, table
 from sami_nemo.checkpoint.hf_export import export_hf
 from sami_nemo.checkpoint.hf_import import load_hf_weights
-from sami_nemo.compose import compose
+from sami_nemo.config.compose import compose
 from sami_nemo.errors import EXIT_USER_ERROR, UserError
+from sami_nemo.geometry import read_geometry
 from sami_nemo.model.cpu_backend import cpu_backend
-from sami_nemo.model.hf_config import read_hf_config
 from sami_nemo.model.megatron_config import nemo_config
 
 
@@ -38,7 +38,7 @@ def measure(checkpoint: Path, folder: Path, repeats: int) -> tuple[list[float], 
     Raises:
         UserError: `checkpoint` is none, or of another architecture.
     """
-    model = nemo_config(read_hf_config(checkpoint), compose([]).train, 1024, on_gpu=False).configure_model(None)
+    model = nemo_config(read_geometry(checkpoint), compose([]).train, 1024, on_gpu=False).configure_model(None)
     load_hf_weights(model, checkpoint)
     tensors: dict[str, torch.Tensor] = {}
     for file in checkpoint.glob("*.safetensors"):

@@ -22,16 +22,17 @@ from pathlib import Path
 import yaml
 
 from sami_nemo.bench.measure import machine, paired, table
-from sami_nemo.config import Config, parse_config
+from sami_nemo.config.schema import Config, parse_config
+from sami_nemo.constitution.drawing import all_constitutions
 from sami_nemo.constitution.principles import load_principles
-from sami_nemo.constitution.sampling import all_constitutions
-from sami_nemo.data.records import Query
-from sami_nemo.data.tokenization import PromptTokenizer
 from sami_nemo.errors import EXIT_USER_ERROR, UserError
-from sami_nemo.generate.engine import Answer, Engine, batch_limits, geometry_of, prefix_order, set_environment
 from sami_nemo.generate.requests import plan_requests
+from sami_nemo.geometry import read_geometry
 from sami_nemo.launch.stages import ROOT, python
+from sami_nemo.prompts.tokenization import PromptTokenizer
+from sami_nemo.records import Query
 from sami_nemo.run_dir import read_jsonl
+from sami_nemo.serving.engine import Answer, Engine, batch_limits, prefix_order, set_environment
 
 HEADER = (
     "order",
@@ -47,8 +48,8 @@ DEFAULTS = ("recipe=sami_smol", "generate.max_tokens=16")
 # Hydra is in the training environment only.
 COMPOSE = """
 import sys
-from sami_nemo.compose import compose
-from sami_nemo.config import dump_config
+from sami_nemo.config.compose import compose
+from sami_nemo.config.schema import dump_config
 from sami_nemo.errors import UserError
 try:
     print(dump_config(compose(sys.argv[1:])))
@@ -107,7 +108,7 @@ def measure(config: Config, prompts: Sequence[Sequence[int]], repeats: int) -> l
         return range(len(given))
 
     model = Path(config.model.path)
-    limits = batch_limits(config, geometry_of(model))
+    limits = batch_limits(config, read_geometry(model))
     with ExitStack() as stack:
         caching, plain = (stack.enter_context(Engine(model, config, limits, cache)) for cache in (True, False))
         ways = [

@@ -9,28 +9,29 @@ import argparse
 import sys
 from pathlib import Path
 
+from sami_nemo.base_model import random_model, sealed
+from sami_nemo.base_model.prepare import MODEL_SEED
 from sami_nemo.errors import EXIT_USER_ERROR, UserError
-from sami_nemo.model import random_model, sealed
-from sami_nemo.model.prepare import MODEL_SEED
 
 
 def main() -> int:
-    default = random_model.Geometry()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    # What is not given is left to `random_model.geometry`.
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
     parser.add_argument("--output", type=Path, required=True, help="directory to make")
-    parser.add_argument("--architecture", choices=("mistral", "mixtral"), default=default.architecture)
-    parser.add_argument("--num-layers", type=int, default=default.num_layers)
-    parser.add_argument("--hidden-size", type=int, default=default.hidden_size)
-    parser.add_argument("--num-attention-heads", type=int, default=default.num_attention_heads)
-    parser.add_argument("--num-key-value-heads", type=int, default=default.num_key_value_heads)
+    parser.add_argument("--architecture", choices=("mistral", "mixtral"))
+    for size in ("num-layers", "hidden-size", "num-attention-heads", "num-key-value-heads", "vocab-size"):
+        parser.add_argument(f"--{size}", type=int)
     parser.add_argument("--num-experts", type=int, help="of a Mixtral")
-    parser.add_argument("--vocab-size", type=int, default=default.vocab_size)
     parser.add_argument("--seed", type=int, default=MODEL_SEED)
-    arguments = vars(parser.parse_args())
-    output, seed = arguments.pop("output"), arguments.pop("seed")
-    geometry = random_model.Geometry(**arguments)
-    if (geometry.architecture == "mixtral") != (geometry.num_experts is not None):
+    sizes = vars(parser.parse_args())
+    output, seed = sizes.pop("output"), sizes.pop("seed")
+    if (sizes.get("architecture") == "mixtral") != ("num_experts" in sizes):
         parser.error("--num-experts goes with --architecture mixtral")
+    geometry = random_model.geometry(**sizes)
     try:
         sealed.place(output, lambda directory: random_model.build(directory, geometry, seed))
     except UserError as error:

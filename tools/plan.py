@@ -14,11 +14,11 @@ import json
 import sys
 from dataclasses import replace
 
-from sami_nemo.compose import compose
-from sami_nemo.config_checks import check_config
+from sami_nemo.base_model.geometry import base_geometry
+from sami_nemo.config.compose import compose
 from sami_nemo.errors import EXIT_USER_ERROR, ConfigError, UserError
-from sami_nemo.planner.compute import longest_batch
-from sami_nemo.planner.geometry import model_geometry
+from sami_nemo.launch.checks import check_config
+from sami_nemo.planner.batch import longest_batch
 from sami_nemo.planner.report import plan, render
 from sami_nemo.planner.scaling import scaling_table
 
@@ -33,7 +33,7 @@ def answer(arguments: argparse.Namespace) -> str:
         return scaling_table()
     config = compose(arguments.overrides)
     check_config(config)
-    geometry = model_geometry(config.model)
+    geometry = base_geometry(config.model)
     if geometry is None:
         remedy = "its geometry is not known; give a directory with config.json, or model.num_layers and the other sizes"
         raise ConfigError("model.path", config.model.path, remedy)

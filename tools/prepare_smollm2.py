@@ -9,8 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from sami_nemo.base_model.prepare import prepare_smollm2
 from sami_nemo.errors import EXIT_USER_ERROR, UserError
-from sami_nemo.model.prepare import prepare_smollm2
 
 
 def main() -> int:

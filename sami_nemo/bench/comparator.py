@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sami_nemo.config import TrainConfig
-from sami_nemo.data.records import ContrastGroup
+from sami_nemo.config.schema import TrainConfig
 from sami_nemo.objective import response_logprobs, sami_loss
+from sami_nemo.records import ContrastGroup
 
 
 class TransformersTrainer:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sami_nemo.data.loaders import ASSISTANT, HUMAN
-from sami_nemo.data.records import Constitution, ContrastGroup, Query
+from sami_nemo.queries.loaders import ASSISTANT, HUMAN
+from sami_nemo.records import Constitution, ContrastGroup, Query
 
 Task = Literal["summary", "dialogue"]
 
@@ -78,9 +78,9 @@ def real_groups(task: Task, constitutions: int, count: int, model: Path, data: P
         model: directory with the tokenizer.
         data: directory with tldr/posts.jsonl and tldr/published_responses/, and hh_rlhf/harmless-base-test.jsonl.gz.
     """
+    from sami_nemo.constitution.drawing import draw_constitutions
     from sami_nemo.constitution.principles import load_principles
-    from sami_nemo.constitution.sampling import draw_constitutions
-    from sami_nemo.data.tokenization import PromptTokenizer
+    from sami_nemo.prompts.tokenization import PromptTokenizer
 
     tokenizer = PromptTokenizer.load(model, task, chat_template=False)
     principles = load_principles(PRINCIPLES[task])

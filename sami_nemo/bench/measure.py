@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from sami_nemo.precision import this_processor
+from sami_nemo.config.precision import this_processor
 
 GIB = 2**30
 # Long enough for a clock that other work disturbs.

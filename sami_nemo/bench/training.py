@@ -19,10 +19,10 @@ from typing import Any, Literal
 
 from sami_nemo.bench.groups import Task, real_groups, synthetic_groups
 from sami_nemo.bench.measure import matmul_flops, peak_resident, reset_peak, resident
-from sami_nemo.compose import compose
-from sami_nemo.config import Config
-from sami_nemo.data.records import ContrastGroup
-from sami_nemo.launch.stage_entry import is_writer
+from sami_nemo.config.compose import compose
+from sami_nemo.config.schema import Config
+from sami_nemo.records import ContrastGroup
+from sami_nemo.stage_entry import is_writer
 
 Mode = Literal["pair", "ours", "theirs"]
 
@@ -88,11 +88,11 @@ def _mean(lengths: Any) -> float:
 
 def counts(config: Config, groups: Sequence[ContrastGroup]) -> dict[str, float]:
     """Positions that either computes in a step, and the operations that no way of computing the loss can do without."""
-    from sami_nemo.data.contrast_batches import group_length, group_tokens
+    from sami_nemo.base_model.geometry import base_geometry
+    from sami_nemo.contrast.batches import group_length, group_tokens
     from sami_nemo.planner.compute import ATTENTION_PASSES, MATRIX_PASSES, attention_flops, head_flops, matrix_flops
-    from sami_nemo.planner.geometry import model_geometry
 
-    geometry = model_geometry(config.model)
+    geometry = base_geometry(config.model)
     assert geometry is not None
     unique = 0.0
     for group in groups:
@@ -133,8 +133,8 @@ def _ours(case: Case, config: Config, base: Path, groups: list[ContrastGroup]) -
     import torch
 
     from sami_nemo.bench.comparator import TransformersTrainer
-    from sami_nemo.data.contrast_batches import group_length, group_tokens
-    from sami_nemo.data.contrast_module import ContrastDataModule
+    from sami_nemo.contrast.batches import group_length, group_tokens
+    from sami_nemo.contrast.data_module import ContrastDataModule
     from sami_nemo.model.trainer import backend, build_model, build_trainer
 
     found: dict[str, Any] = {"ours": [], "theirs": [], "ours_loss": [], "theirs_loss": []}

@@ -6,7 +6,6 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from sami_nemo.checkpoint.hf_map import Layout
 from sami_nemo.checkpoint.placement import Placed, place_parameters
 from sami_nemo.checkpoint.safetensors_io import INDEX, StreamingWriter, TensorInfo, read_index
 from sami_nemo.errors import CheckpointError
+from sami_nemo.geometry import with_dtype
 from sami_nemo.progress import report
 from sami_nemo.run_dir import read_json, write_json
 
@@ -23,8 +23,6 @@ SHARD_BYTES = 5 * 1000**3  # what the Hugging Face hub recommends at most
 COPIED_SUFFIXES = {".json", ".txt", ".model", ".jinja"}
 CONFIG = "config.json"
 NOT_COPIED = {INDEX, CONFIG, "manifest.json"}
-# Where config.json says how the weights are stored: transformers' name since 4.56, and the one before.
-DTYPE_KEYS = ("dtype", "torch_dtype")
 
 
 @dataclass(frozen=True)
@@ -82,14 +80,8 @@ def export_hf(model: torch.nn.Module, base: Path, directory: Path, shard_bytes: 
     if writer is not None:
         writer.finish()
         _copy_companions(base, directory)
-        dtype = next(iter(parts.values()))[0].dtype
+        dtype = str(next(iter(parts.values()))[0].dtype).removeprefix("torch.")
         write_json(directory / CONFIG, with_dtype(read_json(base / CONFIG), dtype))
-
-
-def with_dtype(hf_config: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    """`hf_config` saying that the weights are stored as `dtype`, under the names that it uses, or else the newer one."""
-    keys = [key for key in DTYPE_KEYS if key in hf_config] or [DTYPE_KEYS[0]]
-    return {**hf_config, **dict.fromkeys(keys, str(dtype).removeprefix("torch."))}
 
 
 def _refuse_non_finite(name: str, tensor: Tensor) -> None:

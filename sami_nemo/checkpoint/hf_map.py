@@ -17,6 +17,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from sami_nemo.geometry import Geometry
+
 
 class Readable(Protocol):
     """A tensor on disk that is read by slicing, as `safe_open(...).get_slice` returns."""
@@ -146,8 +148,8 @@ class Entry:
         return tuple(name.format(layer=layer, expert=expert) for name in self.hf)
 
 
-def hf_map(query_groups: int, head_size: int) -> tuple[Entry, ...]:
-    """The table for a model with `query_groups` key-value heads of `head_size`."""
+def hf_map(geometry: Geometry) -> tuple[Entry, ...]:
+    """The table for a model of this geometry."""
     decoder, layer = "decoder.layers.{layer}.", "model.layers.{layer}."
     attention, experts = layer + "self_attn.", layer + "block_sparse_moe.experts.{expert}."
     return (
@@ -162,7 +164,7 @@ def hf_map(query_groups: int, head_size: int) -> tuple[Entry, ...]:
         Entry(
             (decoder + "self_attention.linear_qkv.weight",),
             (attention + "q_proj.weight", attention + "k_proj.weight", attention + "v_proj.weight"),
-            QKV(query_groups, head_size),
+            QKV(geometry.num_key_value_heads, geometry.head_dim),
         ),
         Entry((decoder + "self_attention.linear_proj.weight",), (attention + "o_proj.weight",), Cut(1)),
         Entry(

@@ -36,7 +36,7 @@ def place_parameters(model: torch.nn.Module) -> list[Placed]:
         CheckpointError: a parameter that the table does not know.
     """
     config: Any = model.config
-    table = hf_map(config.num_query_groups, config.kv_channels)
+    table = hf_map(config.geometry)
     first_layer = get_transformer_layer_offset(config)
     first_expert = parallel_state.get_expert_model_parallel_rank() * (
         (config.num_moe_experts or 0) // parallel_state.get_expert_model_parallel_world_size()

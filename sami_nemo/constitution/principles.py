@@ -21,8 +21,8 @@ from typing import Any
 
 import yaml
 
-from sami_nemo.data.records import Constitution
 from sami_nemo.errors import DataError
+from sami_nemo.records import Constitution
 
 SHIPPED = Path(__file__).parent / "principles"
 

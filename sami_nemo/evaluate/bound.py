@@ -13,13 +13,13 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
-from sami_nemo.config import Config
-from sami_nemo.data.contrast_batches import group_length
-from sami_nemo.data.records import ContrastGroup
+from sami_nemo import stage_entry
+from sami_nemo.base_model.locate import model_of
+from sami_nemo.config.schema import Config
+from sami_nemo.contrast.batches import group_length
 from sami_nemo.evaluate.metrics import summarise
-from sami_nemo.launch import stage_entry
-from sami_nemo.model.locate import model_of
 from sami_nemo.progress import report, report_phase
+from sami_nemo.records import ContrastGroup
 from sami_nemo.run_dir import RunDir, partial, read_jsonl, write_json, write_jsonl
 
 
@@ -56,7 +56,7 @@ def score_groups(config: Config, model: Any, groups: list[ContrastGroup]) -> lis
     import torch
     from megatron.core import parallel_state
 
-    from sami_nemo.data.contrast_module import ContrastDataModule
+    from sami_nemo.contrast.data_module import ContrastDataModule
     from sami_nemo.model.callbacks import EvaluationProgress
     from sami_nemo.model.sami_model import ScoreReduction
     from sami_nemo.model.trainer import build_trainer

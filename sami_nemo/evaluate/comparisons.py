@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sami_nemo.config import Config
-from sami_nemo.data.records import ContrastGroup
+from sami_nemo.config.schema import Config
+from sami_nemo.records import ContrastGroup
 from sami_nemo.run_dir import INSTRUCT, RunDir, read_json, read_jsonl
 
 Opponent = Literal["base", "instruct"]

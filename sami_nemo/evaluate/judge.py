@@ -21,15 +21,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sami_nemo.config import Config, JudgeConfig
-from sami_nemo.data.tokenization import PromptTokenizer
+from sami_nemo.base_model.locate import locate
+from sami_nemo.config.schema import Config, JudgeConfig
 from sami_nemo.endpoint import Endpoint, Message, Reply
 from sami_nemo.errors import EndpointError
 from sami_nemo.evaluate.comparisons import Comparison, comparisons, verdict
 from sami_nemo.evaluate.win_rates import win_rates
-from sami_nemo.generate.prompts import judge_prompt
-from sami_nemo.model.locate import locate
 from sami_nemo.progress import report, report_phase
+from sami_nemo.prompts.templates import judge_prompt
+from sami_nemo.prompts.tokenization import PromptTokenizer
 from sami_nemo.run_dir import RunDir, partial, read_json, write_json, write_jsonl
 
 FINAL_RESPONSE = re.compile(r"final\s+response\W*?:\W*([AB])\b", re.IGNORECASE)
@@ -217,6 +217,6 @@ def verdicts(
 
 
 if __name__ == "__main__":
-    from sami_nemo.launch import stage_entry
+    from sami_nemo import stage_entry
 
     stage_entry.run(main, "generate")

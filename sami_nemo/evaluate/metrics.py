@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sami_nemo.config import Config
+from sami_nemo.config.schema import Config
 from sami_nemo.evaluate.mean_sem import mean_sem
 from sami_nemo.run_dir import INSTRUCT, RunDir, read_json, read_jsonl, write_json
 

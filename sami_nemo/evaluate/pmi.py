@@ -20,16 +20,16 @@ import math
 import shutil
 from collections.abc import Sequence
 
-from sami_nemo.config import Config
-from sami_nemo.data.contrast_batches import group_length
-from sami_nemo.data.records import ContrastGroup
-from sami_nemo.data.tokenization import PromptTokenizer
+from sami_nemo import stage_entry
+from sami_nemo.base_model.locate import locate
+from sami_nemo.config.schema import Config
+from sami_nemo.contrast.batches import group_length
 from sami_nemo.evaluate.bound import score_groups
 from sami_nemo.evaluate.comparisons import comparisons, desired_id, desired_index, evaluation_groups, verdict
 from sami_nemo.evaluate.win_rates import win_rates
-from sami_nemo.launch import stage_entry
-from sami_nemo.model.locate import locate
 from sami_nemo.progress import report_phase
+from sami_nemo.prompts.tokenization import PromptTokenizer
+from sami_nemo.records import ContrastGroup
 from sami_nemo.run_dir import INSTRUCT, RunDir, partial, read_jsonl, write_json, write_jsonl
 
 Scores = dict[str, float]

@@ -10,11 +10,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from sami_nemo.config import Config
+from sami_nemo.base_model.locate import model_of
+from sami_nemo.config.schema import Config
 from sami_nemo.errors import DataError
 from sami_nemo.generate.requests import Request, RequestPlan, requests_sha256, share
 from sami_nemo.generate.sample import plan_stage, write_report
-from sami_nemo.model.locate import model_of
 from sami_nemo.run_dir import RunDir, partial, read_json, read_jsonl, write_json, write_jsonl
 
 
@@ -76,6 +76,6 @@ def check_responses(directory: Path, name: str, requests: tuple[Request, ...], r
 
 
 if __name__ == "__main__":
-    from sami_nemo.launch import stage_entry
+    from sami_nemo import stage_entry
 
     stage_entry.run(main, "generate")

@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sami_nemo.config import Config
-from sami_nemo.data.records import Constitution, Query
+from sami_nemo.config.schema import Config
 from sami_nemo.errors import ConfigError
+from sami_nemo.queries.split import needed_groups
+from sami_nemo.records import Constitution, Query
 
 if TYPE_CHECKING:
-    from sami_nemo.data.tokenization import PromptTokenizer
+    from sami_nemo.prompts.tokenization import PromptTokenizer
 
 
 @dataclass(frozen=True)
@@ -35,17 +36,6 @@ class RequestPlan:
     """Queries that were taken, those that are too long included."""
     too_long: tuple[str, ...]
     """Ids of queries left out because a prompt and a whole response do not fit into generate.max_model_len."""
-
-
-def half_index(iteration: int) -> int:
-    """The half of the queries that `iteration` (1-based) trains on: the halves alternate (paper, section 4)."""
-    assert iteration >= 1
-    return (iteration - 1) % 2
-
-
-def needed_groups(config: Config, iteration: int) -> int:
-    """Contrast groups that `iteration` trains on."""
-    return config.training_steps(iteration) * config.train.batch_size
 
 
 def training_queries(config: Config, half: Sequence[Query], iteration: int) -> list[Query]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from sami_nemo.data.records import Response
+from sami_nemo.records import Response
 from sami_nemo.run_dir import fsync_directory
 
 

@@ -21,24 +21,25 @@ from pathlib import Path
 from typing import Any
 
 from sami_nemo import progress
-from sami_nemo.config import Config
+from sami_nemo.base_model.locate import model_of
+from sami_nemo.config.schema import Config
+from sami_nemo.constitution.drawing import all_constitutions, draw_constitutions, draw_with_desired
 from sami_nemo.constitution.principles import load_principles
-from sami_nemo.constitution.sampling import all_constitutions, draw_constitutions, draw_with_desired
-from sami_nemo.data.records import Constitution, Query, Response
-from sami_nemo.data.tokenization import PromptTokenizer, uses_chat_template
-from sami_nemo.generate.engine import Answer, BatchLimits, Engine, batch_limits, geometry_of, set_environment
 from sami_nemo.generate.requests import (
     Request,
     RequestPlan,
-    half_index,
     plan_requests,
     requests_sha256,
     share,
     training_queries,
 )
 from sami_nemo.generate.response_log import ResponseLog
-from sami_nemo.model.locate import model_of
+from sami_nemo.geometry import read_geometry
+from sami_nemo.prompts.tokenization import PromptTokenizer, uses_chat_template
+from sami_nemo.queries.split import half_index
+from sami_nemo.records import Constitution, Query, Response
 from sami_nemo.run_dir import INSTRUCT, RunDir, partial, read_json, read_jsonl, sha256_file, write_json
+from sami_nemo.serving.engine import Answer, BatchLimits, Engine, batch_limits, set_environment
 
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*")
 # Often enough for a person who watches, and no burden on the event file.
@@ -109,7 +110,7 @@ def model_record(config: Config, model: Path, plans: dict[str, RequestPlan]) -> 
         "sha256": digest.hexdigest(),
         "requests_sha256": {name: requests_sha256(plan.requests) for name, plan in plans.items()},
         "generate": config.generate.model_dump(),
-        "limits": asdict(batch_limits(config, geometry_of(model))),
+        "limits": asdict(batch_limits(config, read_geometry(model))),
         "seed": config.seed,
     }
 
@@ -199,6 +200,6 @@ class Meter:
 
 
 if __name__ == "__main__":
-    from sami_nemo.launch import stage_entry
+    from sami_nemo import stage_entry
 
     stage_entry.run(main, "generate")

@@ -12,8 +12,9 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Column, Table
 
-from sami_nemo.config import Config
+from sami_nemo.config.schema import Config
 from sami_nemo.launch.stages import Stage
+from sami_nemo.progress import duration
 from sami_nemo.run_dir import RunDir, read_json
 
 # Often enough to see that it lives, seldom enough for a log.
@@ -191,13 +192,6 @@ class LiveView:
         lines = max(1, self._console.height - LINES_BESIDE_STAGES)
         first = max(0, min(self._current - lines // 2, len(self._states) - lines))
         return list(self._states.items())[first : first + lines]
-
-
-def duration(seconds: float) -> str:
-    """3725 -> 1:02:05, 65 -> 1:05."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _split(seconds: dict[str, float]) -> str:

@@ -9,12 +9,12 @@ import socket
 import time
 from collections.abc import Callable
 
-from sami_nemo.config import Config
+from sami_nemo.config.schema import Config
 from sami_nemo.errors import ConfigError, RunDirectoryError
 from sami_nemo.launch import run_state
 from sami_nemo.launch.claim import Launcher, launcher_of
 from sami_nemo.launch.run_state import StageState, read_states
-from sami_nemo.launch.slurm import cancel, live_jobs
+from sami_nemo.launch.slurm.jobs import cancel, live_jobs
 from sami_nemo.launch.stages import plan
 from sami_nemo.run_dir import RunDir
 

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from sami_nemo.config import Config
+from sami_nemo.base_model.locate import HUB_NAME
+from sami_nemo.config.schema import Config
 from sami_nemo.errors import CheckpointError, DataError, UserError
 from sami_nemo.launch.stages import on_hub
-from sami_nemo.model.locate import HUB_NAME
 
 # The hub answers in a second or not at all.
 TIMEOUT_SECONDS = 10

@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from sami_nemo.config import Config
+from sami_nemo.config.schema import Config
 from sami_nemo.errors import RunDirectoryError
 from sami_nemo.launch import manifests
 from sami_nemo.launch.claim import open_run
 from sami_nemo.launch.console import View
-from sami_nemo.launch.slurm import check_not_queued
+from sami_nemo.launch.slurm.jobs import check_not_queued
 from sami_nemo.launch.stage_log import EventReader, describe_exit, log_lines, log_tail
-from sami_nemo.launch.stages import Stage, command, engines_at_once, environment_variables
+from sami_nemo.launch.stages import Stage, command, environment_variables
+from sami_nemo.planner.engine import engines_at_once
 from sami_nemo.progress import EVENTS_VARIABLE
 from sami_nemo.run_dir import RunDir, partial
 

@@ -10,18 +10,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sami_nemo.config import Config, is_loopback
-from sami_nemo.data.loaders import local_files
+from sami_nemo.base_model.locate import HUB_NAME
+from sami_nemo.config.schema import Config, is_loopback
 from sami_nemo.errors import CheckpointError, EnvironmentMismatch, UserError
 from sami_nemo.launch.gpus import check_gpu_stack, describe_gpus
 from sami_nemo.launch.hub import absent_models, check_hub
 from sami_nemo.launch.programs import run
-from sami_nemo.launch.slurm import check_slurm
-from sami_nemo.launch.slurm_script import image_of, job_settings, jobs_of
+from sami_nemo.launch.slurm.jobs import check_slurm
+from sami_nemo.launch.slurm.script import image_of, job_settings, jobs_of
 from sami_nemo.launch.stages import ROOT, Stage, plan, python
-from sami_nemo.model.locate import HUB_NAME
-from sami_nemo.planner.engine import total_memory
-from sami_nemo.planner.fit import GIB, LEAST_PROCESS_BYTES, check_plan, disk_bytes, host_bytes
+from sami_nemo.planner.engine import GIB, total_memory
+from sami_nemo.planner.fit import LEAST_PROCESS_BYTES, check_plan, disk_bytes, host_bytes
+from sami_nemo.queries.loaders import local_files
 
 ENVIRONMENTS = ("train", "generate")
 # Each check takes a fraction of a second; only a program that hangs, or a machine that is very busy, comes near this.

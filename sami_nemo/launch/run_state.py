@@ -10,7 +10,7 @@ from sami_nemo.launch import manifests
 from sami_nemo.launch.claim import Launcher
 from sami_nemo.launch.console import Progress
 from sami_nemo.launch.manifests import State
-from sami_nemo.launch.slurm import LiveJob, recorded_ids
+from sami_nemo.launch.slurm.jobs import LiveJob, recorded_ids
 from sami_nemo.launch.stage_log import last_progress, log_lines, log_tail
 from sami_nemo.launch.stages import Stage
 from sami_nemo.run_dir import RunDir, read_json

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sami_nemo.config import Config
-from sami_nemo.data.loaders import local_files
+from sami_nemo.config.schema import Config
 from sami_nemo.errors import DataError
+from sami_nemo.queries.loaders import local_files
 from sami_nemo.run_dir import INSTRUCT, RunDir
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +71,7 @@ def plan(config: Config) -> list[Stage]:
         Stage(
             "principles",
             "generate",
-            "sami_nemo.constitution.write",
+            "sami_nemo.writer",
             outputs=(run.principles, run.principles_writer),
             uses_hub=config.principles.source == "local",
             editable=True,
@@ -80,14 +80,14 @@ def plan(config: Config) -> list[Stage]:
         Stage(
             "model",
             "train",
-            "sami_nemo.model.prepare",
+            "sami_nemo.base_model.prepare",
             external=(Path(config.model.path),) if local_model else (),
             uses_hub=not local_model or config.evaluate.instruct is not None,
         ),
         Stage(
             "queries",
             "train",
-            "sami_nemo.data.prepare",
+            "sami_nemo.queries.prepare",
             inputs=("principles", "model"),
             outputs=(run.queries,),
             tokenizer_only=True,
@@ -170,7 +170,7 @@ def _answers(config: Config, run: RunDir, n: int, model: str) -> list[Stage]:
         Stage(
             f"groups_{name}",
             "train",
-            "sami_nemo.data.groups",
+            "sami_nemo.contrast.groups",
             iteration=n,
             inputs=("queries", model, stages[-1].name),
             outputs=(run.groups(n),),
@@ -215,19 +215,6 @@ def _sampling(config: Config, run: RunDir, n: int, model: str, name: str) -> lis
         tokenizer_only=True,
     )
     return [*engines, merge]
-
-
-def engines_at_once(config: Config) -> int:
-    """As jobs of a cluster all engines work at the same time; on one machine as many as have GPUs.
-
-    On the CPU an engine wants all cores.
-    """
-    generate, hardware = config.generate, config.hardware
-    if config.cluster.scheduler == "slurm":
-        return generate.engines
-    if hardware.accelerator == "cpu":
-        return 1
-    return max(1, min(generate.engines, hardware.devices_per_node // generate.tensor_parallel))
 
 
 def python(environment: str) -> Path:

@@ -1,4 +1,4 @@
-"""Attention over contrast groups: `core_attention` of the layer spec, in both layouts of data/contrast_batches.py.
+"""Attention over contrast groups: `core_attention` of the layer spec, in both layouts of contrast/batches.py.
 
 In the shared-prefix layout one sequence holds many rows, each a prompt and all responses to it:
 

@@ -17,7 +17,7 @@ from sami_nemo.model.response_head import token_logprobs
 
 
 class ContrastGPTModel(GPTModel):
-    """Adds no state: NeMo builds Megatron's class, and `SamiModel` turns the object into this one.
+    """Adds no state to Megatron's class. Built by `ContrastConfig`.
 
     Axes of tensor names: n predicted tokens.
     """

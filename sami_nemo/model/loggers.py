@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sami_nemo.config import Config
+from sami_nemo.config.schema import Config
 
 
 def build_loggers(config: Config, directory: Path, iteration: int) -> list[Any]:

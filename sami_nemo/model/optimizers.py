@@ -24,7 +24,7 @@ from megatron.core.optimizer.optimizer import FP32Optimizer, MegatronOptimizer
 from nemo.lightning.megatron_parallel import MegatronParallel
 from nemo.lightning.pytorch.optim import MegatronOptimizerModule
 
-from sami_nemo.config import TrainConfig
+from sami_nemo.config.schema import TrainConfig
 
 
 class SamiOptimizerModule(MegatronOptimizerModule):

@@ -17,9 +17,8 @@ from nemo.collections.llm.gpt.model.base import GPTConfig
 from nemo.lightning.megatron_parallel import MegatronLossReduction
 from torch import Tensor
 
-from sami_nemo.config import TrainConfig
-from sami_nemo.data.contrast_batches import Batch
-from sami_nemo.model.contrast_gpt import ContrastGPTModel
+from sami_nemo.config.schema import TrainConfig
+from sami_nemo.contrast.batches import Batch
 from sami_nemo.model.optimizers import SamiOptimizerModule
 from sami_nemo.objective import kl_to_base, mutual_information_bound, response_logprobs, sami_loss
 
@@ -146,8 +145,6 @@ class SamiModel(llm.GPTModel):
         built = hasattr(self, "module")
         super().configure_model(vp_stage)
         if not built:
-            # NeMo builds Megatron's class by its name. Ours adds no state to it.
-            self.module.__class__ = ContrastGPTModel
             self.load_weights(self.module)
 
     def data_step(self, dataloader_iter: Iterator[Any]) -> Batch:

@@ -14,9 +14,9 @@ import torch
 from megatron.core.distributed import DistributedDataParallelConfig
 
 from sami_nemo.checkpoint.hf_import import load_hf_weights
-from sami_nemo.config import Config
+from sami_nemo.config.schema import Config
+from sami_nemo.geometry import read_geometry
 from sami_nemo.model.cpu_backend import cpu_backend
-from sami_nemo.model.hf_config import read_hf_config
 from sami_nemo.model.megatron_config import nemo_config
 from sami_nemo.model.sami_model import SamiModel
 
@@ -35,16 +35,15 @@ def layout_for(config: Config, checkpoint: Path) -> Config:
     For an instruct baseline, which may be dense where the base model is a mixture. The ranks of the experts go back to
     data parallelism, so all batch sizes stay.
     """
-    if "num_local_experts" in read_hf_config(checkpoint):
+    if read_geometry(checkpoint).num_experts is not None:
         return config
     return config.model_copy(update={"train": config.train.model_copy(update={"expert_parallel": 1})})
 
 
 def build_model(config: Config, checkpoint: Path, sequence_length: int) -> SamiModel:
     """The model with the weights of a Hugging Face checkpoint, loaded when the trainer builds it."""
-    settings = nemo_config(
-        read_hf_config(checkpoint), config.train, sequence_length, config.hardware.accelerator == "gpu"
-    )
+    on_gpu = config.hardware.accelerator == "gpu"
+    settings = nemo_config(read_geometry(checkpoint), config.train, sequence_length, on_gpu)
     return SamiModel(settings, config.train, lambda module: load_hf_weights(module, checkpoint))
 
 

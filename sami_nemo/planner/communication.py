@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sami_nemo.config import HardwareConfig
-from sami_nemo.planner.compute import Batch, group_tokens
-from sami_nemo.planner.geometry import ModelGeometry
+from sami_nemo.config.schema import HardwareConfig
+from sami_nemo.geometry import Geometry
+from sami_nemo.planner.batch import Batch, group_tokens
 from sami_nemo.planner.layout import Layout
 from sami_nemo.planner.parameters import largest_buffers
 
@@ -27,11 +27,9 @@ class Traffic:
     """None if the bandwidths are not known."""
 
 
-def step_traffic(
-    geometry: ModelGeometry, layout: Layout, batch: Batch, hardware: HardwareConfig
-) -> tuple[Traffic, ...]:
+def step_traffic(geometry: Geometry, layout: Layout, batch: Batch, hardware: HardwareConfig) -> tuple[Traffic, ...]:
     """The communication of a gradient step, of the busiest rank."""
-    slots = batch.micro_batches(layout) + layout.pipeline - 1
+    slots = layout.micro_batches(batch) + layout.pipeline - 1
     return (
         *_data_parallel(geometry, layout, hardware),
         *_tensor_parallel(geometry, layout, batch, hardware, slots),
@@ -56,7 +54,7 @@ def _ring(name: str, sent: float, members: int, stride: int, layout: Layout, har
     return Traffic(name, sent, sent / (bandwidth * 1e9))
 
 
-def _data_parallel(geometry: ModelGeometry, layout: Layout, hardware: HardwareConfig) -> list[Traffic]:
+def _data_parallel(geometry: Geometry, layout: Layout, hardware: HardwareConfig) -> list[Traffic]:
     """Gradients are summed and, with the distributed optimizer, updated weights gathered; once in a step."""
     held = largest_buffers(geometry, layout)
     # A reduce-scatter or all-gather sends (n - 1) / n of a buffer; an all-reduce is both.
@@ -72,7 +70,7 @@ def _data_parallel(geometry: ModelGeometry, layout: Layout, hardware: HardwareCo
 
 
 def _tensor_parallel(
-    geometry: ModelGeometry, layout: Layout, batch: Batch, hardware: HardwareConfig, slots: int
+    geometry: Geometry, layout: Layout, batch: Batch, hardware: HardwareConfig, slots: int
 ) -> list[Traffic]:
     """Each block (attention, feed-forward) gathers its input and scatters its sum, or all-reduces the sum.
 
@@ -95,7 +93,7 @@ def _tensor_parallel(
 
 
 def _expert_parallel(
-    geometry: ModelGeometry, layout: Layout, batch: Batch, hardware: HardwareConfig, slots: int
+    geometry: Geometry, layout: Layout, batch: Batch, hardware: HardwareConfig, slots: int
 ) -> list[Traffic]:
     """Tokens travel to their experts and back, in the forward and in the backward pass."""
     expert = layout.expert
@@ -114,9 +112,7 @@ def _expert_parallel(
     return [Traffic("tokens to experts (EP)", sent, _point_to_point(sent - far, far, hardware))]
 
 
-def _pipeline(
-    geometry: ModelGeometry, layout: Layout, batch: Batch, hardware: HardwareConfig, slots: int
-) -> list[Traffic]:
+def _pipeline(geometry: Geometry, layout: Layout, batch: Batch, hardware: HardwareConfig, slots: int) -> list[Traffic]:
     """A stage between two others sends activations on and gradients back."""
     if layout.pipeline == 1:
         return []
@@ -126,7 +122,7 @@ def _pipeline(
     return [Traffic("activations (PP)", sent, _point_to_point(sent if near else 0, 0 if near else sent, hardware))]
 
 
-def _hidden_bytes(geometry: ModelGeometry, layout: Layout, batch: Batch) -> float:
+def _hidden_bytes(geometry: Geometry, layout: Layout, batch: Batch) -> float:
     """Hidden states of a micro-batch."""
     return layout.micro_batch * group_tokens(batch) * geometry.hidden_size * layout.weight_bytes
 

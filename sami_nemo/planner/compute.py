@@ -6,15 +6,12 @@ A multiplication with its addition counts as two operations.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
 
-from sami_nemo.config import Config, HardwareConfig
-from sami_nemo.config_checks import PROMPT_ROOM
-from sami_nemo.planner.geometry import ModelGeometry
-
-if TYPE_CHECKING:
-    from sami_nemo.planner.layout import Layout
+from sami_nemo.config.schema import Config, HardwareConfig
+from sami_nemo.geometry import Geometry
+from sami_nemo.planner.batch import Batch, evaluation_constitutions, group_tokens, head_positions
+from sami_nemo.planner.engine import cache_bytes_per_token, engine_weight_bytes
+from sami_nemo.planner.layout import Layout
 
 # A causal mask leaves half of the scores; flash attention does not compute the others.
 CAUSAL = 0.5
@@ -23,49 +20,6 @@ CAUSAL = 0.5
 MATRIX_PASSES = 3
 ATTENTION_PASSES = 3.5
 HEAD_PASSES = 4
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The contrast groups of a step."""
-
-    groups: int
-    """Over all data-parallel ranks."""
-    constitutions: int
-    prompt: int
-    """Tokens of the longest prompt."""
-    response: int
-    """Tokens of the longest response."""
-    layout: Literal["shared_prefix", "plain"]
-    """Every prompt once with all responses to it, or every response behind every prompt."""
-
-    @property
-    def length(self) -> int:
-        """Tokens of a prompt with a response."""
-        return self.prompt + self.response
-
-    def micro_batches(self, layout: Layout) -> int:
-        """Of each data-parallel rank."""
-        return self.groups // (layout.data * layout.micro_batch)
-
-
-def longest_batch(config: Config) -> Batch:
-    """A step whose sequences are all as long as the settings allow: the worst case for memory and time."""
-    prompt = config.data.max_query_tokens + PROMPT_ROOM
-    train = config.train
-    return Batch(train.batch_size, train.constitutions_per_query, prompt, config.generate.max_tokens, train.layout)
-
-
-def group_tokens(batch: Batch) -> int:
-    """Positions that the model computes for one contrast group, when all are as long as the longest."""
-    if batch.layout == "plain":
-        return batch.constitutions**2 * batch.length
-    return batch.constitutions * batch.prompt + head_positions(batch)
-
-
-def head_positions(batch: Batch) -> int:
-    """Positions of one contrast group that predict a response token: only they meet the vocabulary."""
-    return batch.constitutions**2 * batch.response
 
 
 def attention_pairs(batch: Batch, skip: bool) -> float:
@@ -82,7 +36,7 @@ def attention_pairs(batch: Batch, skip: bool) -> float:
     return batch.constitutions * (batch.prompt**2 * CAUSAL + responses * seen)
 
 
-def matrix_flops(geometry: ModelGeometry, tokens: int) -> int:
+def matrix_flops(geometry: Geometry, tokens: int) -> int:
     """Forward pass of `tokens` positions through the weights of one layer."""
     hidden = geometry.hidden_size
     attention = hidden * (2 * geometry.query_size + 2 * geometry.key_size)
@@ -91,23 +45,23 @@ def matrix_flops(geometry: ModelGeometry, tokens: int) -> int:
     return 2 * tokens * (attention + experts + router)
 
 
-def attention_flops(geometry: ModelGeometry, pairs: float) -> float:
+def attention_flops(geometry: Geometry, pairs: float) -> float:
     """Forward pass of one layer's scores and of the values that they weigh."""
     return 4 * pairs * geometry.query_size
 
 
-def head_flops(geometry: ModelGeometry, positions: int) -> int:
+def head_flops(geometry: Geometry, positions: int) -> int:
     """Forward pass of the output projection."""
     return 2 * positions * geometry.hidden_size * geometry.vocab_size
 
 
-def forward_flops(geometry: ModelGeometry, batch: Batch, skip: bool) -> float:
+def forward_flops(geometry: Geometry, batch: Batch, skip: bool) -> float:
     """Forward pass of one contrast group through the whole model; `skip` as in `attention_pairs`."""
     layer = matrix_flops(geometry, group_tokens(batch)) + attention_flops(geometry, attention_pairs(batch, skip))
     return geometry.num_layers * layer + head_flops(geometry, head_positions(batch))
 
 
-def trained_layer_flops(geometry: ModelGeometry, layout: Layout, batch: Batch, skip: bool) -> float:
+def trained_layer_flops(geometry: Geometry, layout: Layout, batch: Batch, skip: bool) -> float:
     """One layer's part of a gradient step for one contrast group, recomputed and reference passes included."""
     more = layout.kl + layout.checkpointing
     matrices = matrix_flops(geometry, group_tokens(batch))
@@ -115,24 +69,24 @@ def trained_layer_flops(geometry: ModelGeometry, layout: Layout, batch: Batch, s
     return matrices * (MATRIX_PASSES + more) + attention * (ATTENTION_PASSES + more)
 
 
-def trained_head_flops(geometry: ModelGeometry, layout: Layout, batch: Batch) -> float:
+def trained_head_flops(geometry: Geometry, layout: Layout, batch: Batch) -> float:
     """The output projection's part of the same."""
     return head_flops(geometry, head_positions(batch)) * (HEAD_PASSES + layout.kl)
 
 
-def step_flops(geometry: ModelGeometry, layout: Layout, batch: Batch, skip: bool) -> float:
+def step_flops(geometry: Geometry, layout: Layout, batch: Batch, skip: bool) -> float:
     """A gradient step over all ranks; `skip` as in `attention_pairs`."""
     layers = geometry.num_layers * trained_layer_flops(geometry, layout, batch, skip)
     return batch.groups * (layers + trained_head_flops(geometry, layout, batch))
 
 
-def compute_seconds(geometry: ModelGeometry, layout: Layout, batch: Batch, hardware: HardwareConfig) -> float:
+def compute_seconds(geometry: Geometry, layout: Layout, batch: Batch, hardware: HardwareConfig) -> float:
     """Arithmetic of a gradient step on the busiest pipeline stage, idle time of the pipeline included."""
     assert hardware.peak_tflops is not None
     layers = geometry.num_layers / layout.pipeline * trained_layer_flops(geometry, layout, batch, skip=True)
     stage = layout.micro_batch * (layers + trained_head_flops(geometry, layout, batch)) / layout.tensor
     # The first micro-batch must reach the last stage before all are busy.
-    slots = batch.micro_batches(layout) + layout.pipeline - 1
+    slots = layout.micro_batches(batch) + layout.pipeline - 1
     return slots * stage / (hardware.peak_tflops * 1e12 * hardware.efficiency)
 
 
@@ -146,25 +100,7 @@ def gradient_steps(config: Config) -> int:
     return sum(config.training_steps(n) for n in range(1, config.iterations + 1))
 
 
-def evaluation_constitutions(config: Config) -> int:
-    """Constitutions of a held-out query."""
-    from sami_nemo.constitution.principles import load_principles
-
-    if config.evaluate.constitutions_per_query is not None:
-        return config.evaluate.constitutions_per_query
-    principles = config.principles
-    # A writer is asked for two principles and two antitheses.
-    return load_principles(principles.file).count if principles.source == "file" and principles.file else 4
-
-
-def scoring_batch(config: Config) -> Batch:
-    """All held-out queries with their constitutions, at the longest."""
-    batch = longest_batch(config)
-    constitutions = evaluation_constitutions(config)
-    return replace(batch, groups=config.data.evaluation_queries, constitutions=constitutions)
-
-
-def scoring_seconds(geometry: ModelGeometry, layout: Layout, batch: Batch, hardware: HardwareConfig) -> float:
+def scoring_seconds(geometry: Geometry, layout: Layout, batch: Batch, hardware: HardwareConfig) -> float:
     """Evaluation of one model: forward passes over all devices."""
     assert hardware.peak_tflops is not None
     flops = batch.groups * forward_flops(geometry, batch, skip=True)
@@ -180,14 +116,12 @@ def sampled_requests(config: Config, iteration: int) -> int:
     return held_out + math.ceil(groups * config.generate.oversample) * config.train.constitutions_per_query
 
 
-def sampling_seconds(geometry: ModelGeometry, config: Config, requests: int, together: int, batch: Batch) -> float:
+def sampling_seconds(geometry: Geometry, config: Config, requests: int, together: int, batch: Batch) -> float:
     """Sampling with one engine: prompts by arithmetic, responses token by token by memory bandwidth.
 
     Args:
         together: requests that the engine works on at the same time.
     """
-    from sami_nemo.planner.engine import cache_bytes_per_token, engine_weight_bytes
-
     hardware, gpus = config.hardware, config.generate.tensor_parallel
     assert hardware.peak_tflops is not None and hardware.memory_gb_s is not None
     # No vocabulary projection but at the last position.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sami_nemo.config import Config
-from sami_nemo.planner.geometry import ModelGeometry
+from sami_nemo.config.schema import Config
+from sami_nemo.geometry import Geometry
 from sami_nemo.planner.parameters import total_parameters
 
 GIB = 2**30
@@ -16,20 +16,20 @@ ENGINE_OVERHEAD_GIB = 4
 MOST_REQUESTS = 256
 
 
-def engine_weight_bytes(geometry: ModelGeometry, config: Config) -> float:
+def engine_weight_bytes(geometry: Geometry, config: Config) -> float:
     """Weights on each GPU of an engine."""
     size = 2 if config.generate.dtype == "bfloat16" else 4
     return total_parameters(geometry) * size / config.generate.tensor_parallel
 
 
-def cache_bytes_per_token(geometry: ModelGeometry, config: Config) -> float:
+def cache_bytes_per_token(geometry: Geometry, config: Config) -> float:
     """Keys and values of one token on each GPU; key heads are copied where there are more GPUs than heads."""
     size = 2 if config.generate.dtype == "bfloat16" else 4
     heads = max(geometry.num_key_value_heads / config.generate.tensor_parallel, 1)
     return 2 * geometry.num_layers * heads * geometry.head_dim * size
 
 
-def cache_bytes(geometry: ModelGeometry, config: Config) -> float | None:
+def cache_bytes(geometry: Geometry, config: Config) -> float | None:
     """Room for keys and values on each GPU, negative if the weights do not fit; None if the GPU's size is not known."""
     hardware, generate = config.hardware, config.generate
     if hardware.accelerator == "cpu":
@@ -59,7 +59,7 @@ def _meminfo(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-def requests_together(geometry: ModelGeometry, config: Config, tokens: int) -> int:
+def requests_together(geometry: Geometry, config: Config, tokens: int) -> int:
     """Requests of `tokens` tokens that an engine works on at a time; at least one, at most a chunk."""
     room = cache_bytes(geometry, config)
     generate = config.generate
@@ -67,3 +67,16 @@ def requests_together(geometry: ModelGeometry, config: Config, tokens: int) -> i
     if room is not None:
         fitting = min(fitting, int(room // (cache_bytes_per_token(geometry, config) * tokens)))
     return max(fitting, 1)
+
+
+def engines_at_once(config: Config) -> int:
+    """As jobs of a cluster all engines work at the same time; on one machine as many as have GPUs.
+
+    On the CPU an engine wants all cores.
+    """
+    generate, hardware = config.generate, config.hardware
+    if config.cluster.scheduler == "slurm":
+        return generate.engines
+    if hardware.accelerator == "cpu":
+        return 1
+    return max(1, min(generate.engines, hardware.devices_per_node // generate.tensor_parallel))

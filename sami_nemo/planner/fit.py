@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from sami_nemo.config import Config
+from sami_nemo.base_model.geometry import base_geometry
+from sami_nemo.config.schema import Config
 from sami_nemo.errors import EnvironmentMismatch, UserError
-from sami_nemo.planner.compute import Batch, group_tokens, longest_batch, scoring_batch
+from sami_nemo.geometry import Geometry
+from sami_nemo.planner.batch import Batch, group_tokens, longest_batch, scoring_batch
 from sami_nemo.planner.engine import GIB, cache_bytes, cache_bytes_per_token, engine_weight_bytes
-from sami_nemo.planner.geometry import ModelGeometry, model_geometry
 from sami_nemo.planner.layout import Layout, layout_of
-from sami_nemo.planner.memory import CPU, GPU, Kernels, RankMemory, optimizer_bytes, scoring_memory, worst_rank
+from sami_nemo.planner.layouts import fitting_layouts, nodes_needed
+from sami_nemo.planner.memory import (
+    CPU,
+    RankMemory,
+    kernels_of,
+    needed_bytes,
+    optimizer_bytes,
+    scoring_memory,
+    worst_rank,
+)
 from sami_nemo.planner.parameters import (
     SINGLE,
     buffers,
@@ -20,12 +30,6 @@ from sami_nemo.planner.parameters import (
     total_parameters,
 )
 
-# What a process holds on its GPU besides tensors: CUDA context and kernels (0.5 to 1 GiB), cuBLAS workspaces, and the
-# buffers of about ten NCCL communicators.
-RESERVED_GIB = 3.0
-# Blocks that torch's allocator has cached in sizes that nobody asks for again: a few percent, more where sequence
-# lengths vary, as they do here.
-FRAGMENTATION = 0.05
 # Python with torch, NeMo and CUDA in a training process or a vLLM worker.
 PROCESS_BYTES = 6 * GIB
 # What no process does without on a CPU: memory that torch and NeMo have taken for themselves once they are imported.
@@ -36,28 +40,12 @@ CHECKPOINTS = 2
 """Training checkpoints on the disk at a time: the new one is written before the old one goes."""
 
 
-def kernels_of(config: Config) -> Kernels:
-    """The kernels of the configuration's accelerator."""
-    return CPU if config.hardware.accelerator == "cpu" else GPU
-
-
-def needed_bytes(allocated: float) -> float:
-    """Of a GPU's memory, for `allocated` bytes of tensors."""
-    return allocated * (1 + FRAGMENTATION) + RESERVED_GIB * GIB
-
-
-def spare_gib(config: Config, allocated: float) -> float | None:
-    """GiB that stay free on a GPU; negative if it does not fit, None if the GPU's memory is not known."""
-    memory = config.hardware.gpu_memory_gib
-    return None if memory is None else memory - needed_bytes(allocated) / GIB
-
-
-def training_peak(config: Config, geometry: ModelGeometry, layout: Layout, batch: Batch) -> RankMemory:
+def training_peak(config: Config, geometry: Geometry, layout: Layout, batch: Batch) -> RankMemory:
     """Memory of the worst rank in training."""
     return worst_rank(geometry, layout, batch, kernels_of(config))
 
 
-def scoring_peak(config: Config, geometry: ModelGeometry, layout: Layout) -> float:
+def scoring_peak(config: Config, geometry: Geometry, layout: Layout) -> float:
     """Peak bytes of a rank in the stage that evaluates; sequences as long as the settings allow."""
     return scoring_memory(geometry, layout, scoring_batch(config), kernels_of(config))
 
@@ -69,13 +57,13 @@ def check_plan(config: Config) -> list[UserError]:
         At most one problem of training and evaluation, and one of sampling; none if the model's geometry or the GPUs' memory
         is not known.
     """
-    geometry = model_geometry(config.model)
+    geometry = base_geometry(config.model)
     if geometry is None or config.hardware.accelerator == "cpu" or config.hardware.gpu_memory_gib is None:
         return []
     return [*_check_training(config, geometry), *_check_sampling(config, geometry)]
 
 
-def _check_training(config: Config, geometry: ModelGeometry) -> list[UserError]:
+def _check_training(config: Config, geometry: Geometry) -> list[UserError]:
     layout, batch = layout_of(config), longest_batch(config)
     memory = training_peak(config, geometry, layout, batch)
     scoring = scoring_peak(config, geometry, layout)
@@ -92,10 +80,8 @@ def _check_training(config: Config, geometry: ModelGeometry) -> list[UserError]:
     return [EnvironmentMismatch("parallel layout", found, remedy)]
 
 
-def _advice(config: Config, geometry: ModelGeometry) -> str:
+def _advice(config: Config, geometry: Geometry) -> str:
     """The fastest layout that fits, on these nodes or on the smallest number of nodes that has one."""
-    from sami_nemo.planner.layouts import fitting_layouts, nodes_needed
-
     longest = group_tokens(longest_batch(config))
     fitting = fitting_layouts(config, geometry)
     if fitting:
@@ -108,7 +94,7 @@ def _advice(config: Config, geometry: ModelGeometry) -> str:
     return f"none fits without other masters or gradients; hardware.nodes={nodes[0]} {best.layout.keys(longest)} does"
 
 
-def _check_sampling(config: Config, geometry: ModelGeometry) -> list[UserError]:
+def _check_sampling(config: Config, geometry: Geometry) -> list[UserError]:
     """An engine must hold its weights and at least one request of the longest kind."""
     room = cache_bytes(geometry, config)
     one = cache_bytes_per_token(geometry, config) * config.generate.max_model_len
@@ -122,12 +108,12 @@ def _check_sampling(config: Config, geometry: ModelGeometry) -> list[UserError]:
     return [EnvironmentMismatch("generate.tensor_parallel", config.generate.tensor_parallel, remedy)]
 
 
-def export_bytes(config: Config, geometry: ModelGeometry) -> int:
+def export_bytes(config: Config, geometry: Geometry) -> int:
     """A Hugging Face checkpoint in the type that was trained."""
     return layout_of(config).weight_bytes * total_parameters(geometry)
 
 
-def training_checkpoint_bytes(config: Config, geometry: ModelGeometry) -> int:
+def training_checkpoint_bytes(config: Config, geometry: Geometry) -> int:
     """A checkpoint of the training state over all ranks."""
     layout = layout_of(config)
     per_parameter = saved_bytes(config)
@@ -149,14 +135,14 @@ def disk_bytes(config: Config) -> int | None:
     Returns:
         None if the model's geometry is not known.
     """
-    geometry = model_geometry(config.model)
+    geometry = base_geometry(config.model)
     if geometry is None:
         return None
     exports = config.iterations * export_bytes(config, geometry)
     return exports + CHECKPOINTS * training_checkpoint_bytes(config, geometry) + TEXT_BYTES
 
 
-def host_stages(config: Config, geometry: ModelGeometry, process_bytes: int = PROCESS_BYTES) -> dict[str, float]:
+def host_stages(config: Config, geometry: Geometry, process_bytes: int = PROCESS_BYTES) -> dict[str, float]:
     """Bytes of host memory per node of the stages that need most. Files that are mapped come and go: not counted.
 
     Args:
@@ -187,5 +173,5 @@ def host_stages(config: Config, geometry: ModelGeometry, process_bytes: int = PR
 
 def host_bytes(config: Config, process_bytes: int = PROCESS_BYTES) -> int | None:
     """Host memory that a node needs at the worst moment of the run; None if the model's geometry is not known."""
-    geometry = model_geometry(config.model)
+    geometry = base_geometry(config.model)
     return None if geometry is None else round(max(host_stages(config, geometry, process_bytes).values()))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sami_nemo.config import Config, TrainConfig
-from sami_nemo.planner.compute import group_tokens, longest_batch
+from sami_nemo.config.schema import Config, TrainConfig
+from sami_nemo.planner.batch import Batch, group_tokens, longest_batch
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,10 @@ class Layout:
     @property
     def nodes(self) -> int:
         return -(-self.devices // self.devices_per_node)
+
+    def micro_batches(self, batch: Batch) -> int:
+        """Of each data-parallel rank in a step."""
+        return batch.groups // (self.data * self.micro_batch)
 
     def keys(self, longest: int) -> str:
         """As overrides of a command line, without what equals a single-device run.

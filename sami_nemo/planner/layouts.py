@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from sami_nemo.config import Config, HardwareConfig
+from sami_nemo.config.schema import Config, HardwareConfig
+from sami_nemo.geometry import Geometry
+from sami_nemo.planner.batch import Batch, longest_batch, scoring_batch
 from sami_nemo.planner.communication import step_traffic
-from sami_nemo.planner.compute import Batch, compute_seconds, longest_batch, scoring_batch
-from sami_nemo.planner.fit import kernels_of, spare_gib
-from sami_nemo.planner.geometry import ModelGeometry
+from sami_nemo.planner.compute import compute_seconds
 from sami_nemo.planner.layout import Layout, layout_of
-from sami_nemo.planner.memory import RankMemory, optimizer_bytes, scoring_memory, worst_rank
+from sami_nemo.planner.memory import RankMemory, kernels_of, optimizer_bytes, scoring_memory, spare_gib, worst_rank
 from sami_nemo.planner.parameters import buffers, rank_weights, shards
 
 MICRO_BATCHES = (1, 2, 4, 8)
@@ -52,7 +52,7 @@ class Estimate:
         return self.spare_gib is None or self.spare_gib >= 0
 
 
-def estimate(config: Config, geometry: ModelGeometry, layout: Layout, batch: Batch | None = None) -> Estimate:
+def estimate(config: Config, geometry: Geometry, layout: Layout, batch: Batch | None = None) -> Estimate:
     """Memory for the longest sequences that the settings allow, and time for those of `batch` (default: the same)."""
     kernels, hardware = kernels_of(config), config.hardware
     memory = worst_rank(geometry, layout, longest_batch(config), kernels)
@@ -71,7 +71,7 @@ def estimate(config: Config, geometry: ModelGeometry, layout: Layout, batch: Bat
     )
 
 
-def update_seconds(config: Config, geometry: ModelGeometry, layout: Layout, hardware: HardwareConfig) -> float | None:
+def update_seconds(config: Config, geometry: Geometry, layout: Layout, hardware: HardwareConfig) -> float | None:
     """The optimizer step: gradients are read and cleared, and states and weights read and written, once each."""
     if hardware.memory_gb_s is None:
         return None
@@ -81,7 +81,7 @@ def update_seconds(config: Config, geometry: ModelGeometry, layout: Layout, hard
 
 
 def enumerate_layouts(
-    config: Config, geometry: ModelGeometry, devices: int, numerics: Sequence[Numerics]
+    config: Config, geometry: Geometry, devices: int, numerics: Sequence[Numerics]
 ) -> tuple[list[Layout], Counter[str]]:
     """Every layout that Megatron can run, and how many others there are for each reason why it cannot.
 
@@ -120,7 +120,7 @@ def _variants(layout: Layout, numerics: Sequence[Numerics]) -> list[Layout]:
     ]
 
 
-def misfit(config: Config, geometry: ModelGeometry, layout: Layout) -> str:
+def misfit(config: Config, geometry: Geometry, layout: Layout) -> str:
     """Why Megatron cannot run the layout; empty if it can."""
     model_parallel = layout.tensor * layout.pipeline
     if layout.devices % model_parallel:
@@ -162,7 +162,7 @@ def same_numerics(config: Config, layout: Layout) -> bool:
 
 def rank_layouts(
     config: Config,
-    geometry: ModelGeometry,
+    geometry: Geometry,
     devices: int | None = None,
     batch: Batch | None = None,
     numerics: Sequence[Numerics] = NUMERICS,
@@ -182,12 +182,12 @@ def _order(each: Estimate) -> tuple[float, float]:
     return (each.step_s or 0.0, each.peak)
 
 
-def fitting_layouts(config: Config, geometry: ModelGeometry, devices: int | None = None) -> list[Estimate]:
+def fitting_layouts(config: Config, geometry: Geometry, devices: int | None = None) -> list[Estimate]:
     """Layouts that fit without a change of numerics, fastest first."""
     return rank_layouts(config, geometry, devices, numerics=(stated_numerics(config),))[0]
 
 
-def nodes_needed(config: Config, geometry: ModelGeometry) -> tuple[int, Estimate] | None:
+def nodes_needed(config: Config, geometry: Geometry) -> tuple[int, Estimate] | None:
     """The smallest number of nodes, a power of two, with a layout that fits without a change of numerics."""
     nodes = 1
     while nodes <= MOST_NODES:

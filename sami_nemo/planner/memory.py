@@ -10,12 +10,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sami_nemo.planner.compute import Batch, group_tokens, head_positions
-from sami_nemo.planner.geometry import ModelGeometry
+from sami_nemo.config.schema import Config
+from sami_nemo.geometry import Geometry
+from sami_nemo.planner.batch import Batch, group_tokens, head_positions
+from sami_nemo.planner.engine import GIB
 from sami_nemo.planner.layout import Layout
 from sami_nemo.planner.parameters import Buffers, buffers, largest_buffers, rank_weights, shards
 
 FP32 = 4
+# What a process holds on its GPU besides tensors: CUDA context and kernels (0.5 to 1 GiB), cuBLAS workspaces, and the
+# buffers of about ten NCCL communicators.
+RESERVED_GIB = 3.0
+# Blocks that torch's allocator has cached in sizes that nobody asks for again: a few percent, more where sequence
+# lengths vary, as they do here.
+FRAGMENTATION = 0.05
 # CHUNK_LOGITS of model/response_head.py, which needs torch.
 CHUNK_LOGITS = 2**24
 # Mixtral's router balances experts over many tokens but not within a micro-batch; a rank is given room for half as many
@@ -35,6 +43,22 @@ class Kernels:
 
 CPU = Kernels(masks=True, layers=False)
 GPU = Kernels(masks=False, layers=True)
+
+
+def kernels_of(config: Config) -> Kernels:
+    """The kernels of the configuration's accelerator."""
+    return CPU if config.hardware.accelerator == "cpu" else GPU
+
+
+def needed_bytes(allocated: float) -> float:
+    """Of a GPU's memory, for `allocated` bytes of tensors."""
+    return allocated * (1 + FRAGMENTATION) + RESERVED_GIB * GIB
+
+
+def spare_gib(config: Config, allocated: float) -> float | None:
+    """GiB that stay free on a GPU; negative if it does not fit, None if the GPU's memory is not known."""
+    memory = config.hardware.gpu_memory_gib
+    return None if memory is None else memory - needed_bytes(allocated) / GIB
 
 
 @dataclass(frozen=True)
@@ -70,7 +94,7 @@ class RankMemory:
         return "optimizer step" if self.peak == self.state + self.update else "building the model"
 
 
-def rank_memory(geometry: ModelGeometry, layout: Layout, batch: Batch, stage: int, kernels: Kernels) -> RankMemory:
+def rank_memory(geometry: Geometry, layout: Layout, batch: Batch, stage: int, kernels: Kernels) -> RankMemory:
     """Memory of a rank of pipeline stage `stage` (from 0)."""
     held = buffers(rank_weights(geometry, layout, stage), layout)
     own = shards(held, layout)
@@ -85,7 +109,7 @@ def rank_memory(geometry: ModelGeometry, layout: Layout, batch: Batch, stage: in
     )
 
 
-def worst_rank(geometry: ModelGeometry, layout: Layout, batch: Batch, kernels: Kernels) -> RankMemory:
+def worst_rank(geometry: Geometry, layout: Layout, batch: Batch, kernels: Kernels) -> RankMemory:
     """Memory of the ranks that need most."""
     # Between the ends, stages hold the same and keep fewer micro-batches the later they come.
     stages = sorted({0, min(1, layout.pipeline - 1), layout.pipeline - 1})
@@ -119,7 +143,7 @@ def update_bytes(layout: Layout, own: Buffers, kernels: Kernels) -> int:
     return converted + max(own.dense, own.expert) * moment
 
 
-def activation_peak(geometry: ModelGeometry, layout: Layout, batch: Batch, stage: int, kernels: Kernels) -> float:
+def activation_peak(geometry: Geometry, layout: Layout, batch: Batch, stage: int, kernels: Kernels) -> float:
     """Bytes that a rank of `stage` holds at the worst moment of forward and backward passes."""
     tokens = layout.micro_batch * group_tokens(batch)
     layers = geometry.num_layers // layout.pipeline
@@ -127,7 +151,7 @@ def activation_peak(geometry: ModelGeometry, layout: Layout, batch: Batch, stage
     inputs = tokens * geometry.hidden_size * layout.weight_bytes / layout.sequence_shards
     kept = layers * (inputs if layout.checkpointing else layer)
     # 1F1B: stage s has as many micro-batches under way as there are stages from it to the end.
-    under_way = min(layout.pipeline - stage, batch.micro_batches(layout))
+    under_way = min(layout.pipeline - stage, layout.micro_batches(batch))
     # The gradients of a layer mirror what it kept; when it is recomputed, that is there as well.
     working = layer * (2 if layout.checkpointing else 1)
     if stage == layout.pipeline - 1:
@@ -137,7 +161,7 @@ def activation_peak(geometry: ModelGeometry, layout: Layout, batch: Batch, stage
     return max(computing, embedding_gradient(geometry, layout))
 
 
-def layer_activations(geometry: ModelGeometry, layout: Layout, batch: Batch, kernels: Kernels) -> float:
+def layer_activations(geometry: Geometry, layout: Layout, batch: Batch, kernels: Kernels) -> float:
     """Bytes that one layer keeps of a micro-batch for its backward pass."""
     size, tensor = layout.weight_bytes, layout.tensor
     tokens = layout.micro_batch * group_tokens(batch)
@@ -154,12 +178,12 @@ def layer_activations(geometry: ModelGeometry, layout: Layout, batch: Batch, ker
     return tokens * (norms + attention + share * (geometry.hidden_size + width) * size) + masks
 
 
-def _norm(geometry: ModelGeometry, size: int, kernels: Kernels) -> int:
+def _norm(geometry: Geometry, size: int, kernels: Kernels) -> int:
     """Per token: input and output; unfused, input and normalised input in fp32, and the output."""
     return geometry.hidden_size * (2 * size if kernels.layers else 2 * FP32 + size)
 
 
-def _attention(geometry: ModelGeometry, batch: Batch, size: int, kernels: Kernels) -> int:
+def _attention(geometry: Geometry, batch: Batch, size: int, kernels: Kernels) -> int:
     """Per token, over all heads: projected and rotated queries and keys, values, the context, a log-sum for each head."""
     queries, keys, heads = geometry.query_size, geometry.key_size, geometry.num_attention_heads
     kept = size * (3 * queries + 3 * keys) + FP32 * heads
@@ -177,12 +201,12 @@ def _masks(batch: Batch) -> int:
     return batch.constitutions * responses * (batch.prompt + responses)
 
 
-def final_norm(geometry: ModelGeometry, layout: Layout, tokens: int, kernels: Kernels) -> float:
+def final_norm(geometry: Geometry, layout: Layout, tokens: int, kernels: Kernels) -> float:
     """Bytes kept of the norm in front of the output projection."""
     return tokens * _norm(geometry, layout.weight_bytes, kernels) / layout.sequence_shards
 
 
-def head_memory(geometry: ModelGeometry, layout: Layout, batch: Batch) -> float:
+def head_memory(geometry: Geometry, layout: Layout, batch: Batch) -> float:
     """Bytes of logits and of their gradients at their worst moment, in the backward pass.
 
     Of one chunk there are either logits, gradients and gradients times the loss's in fp32, and their copy in the type of the
@@ -197,22 +221,22 @@ def head_memory(geometry: ModelGeometry, layout: Layout, batch: Batch) -> float:
     return working + hidden
 
 
-def chunk_logits(geometry: ModelGeometry, layout: Layout, batch: Batch) -> float:
+def chunk_logits(geometry: Geometry, layout: Layout, batch: Batch) -> float:
     """Logits that exist together."""
     return min(CHUNK_LOGITS, layout.micro_batch * head_positions(batch) * geometry.vocab_size / layout.tensor)
 
 
-def embedding_gradient(geometry: ModelGeometry, layout: Layout) -> float:
+def embedding_gradient(geometry: Geometry, layout: Layout) -> float:
     """Bytes of the embedding's gradient before it is added to the buffer of gradients, with all activations gone."""
     return geometry.vocab_size * geometry.hidden_size * layout.weight_bytes / layout.tensor
 
 
-def gathered(geometry: ModelGeometry, layout: Layout, tokens: int) -> float:
+def gathered(geometry: Geometry, layout: Layout, tokens: int) -> float:
     """Bytes of sequences gathered from tensor-parallel ranks."""
     return tokens * geometry.hidden_size * layout.weight_bytes if layout.sequence_parallel else 0.0
 
 
-def scoring_memory(geometry: ModelGeometry, layout: Layout, batch: Batch, kernels: Kernels) -> float:
+def scoring_memory(geometry: Geometry, layout: Layout, batch: Batch, kernels: Kernels) -> float:
     """Peak bytes of a rank that evaluates: weights, one layer's working set or the logits. No gradients."""
     layer = layer_activations(geometry, layout, batch, kernels)
     weights = largest_buffers(geometry, layout).total * layout.weight_bytes

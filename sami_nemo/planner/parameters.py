@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sami_nemo.planner.geometry import ModelGeometry
+from sami_nemo.geometry import Geometry
 from sami_nemo.planner.layout import Layout
 
 # Megatron-core 0.15, _ParamAndGradBuffer, with the distributed optimizer: a parameter starts at a multiple of 64
@@ -36,7 +36,7 @@ class Weight:
         return self.elements * self.count
 
 
-def layer_weights(geometry: ModelGeometry, layout: Layout, layers: int) -> list[Weight]:
+def layer_weights(geometry: Geometry, layout: Layout, layers: int) -> list[Weight]:
     """The parameters of `layers` layers on one rank."""
     hidden, tensor = geometry.hidden_size, layout.tensor
     mixture = geometry.num_experts is not None
@@ -55,7 +55,7 @@ def layer_weights(geometry: ModelGeometry, layout: Layout, layers: int) -> list[
     return weights
 
 
-def rank_weights(geometry: ModelGeometry, layout: Layout, stage: int) -> list[Weight]:
+def rank_weights(geometry: Geometry, layout: Layout, stage: int) -> list[Weight]:
     """The parameters of a rank of pipeline stage `stage` (from 0)."""
     last = layout.pipeline - 1
     weights = layer_weights(geometry, layout, geometry.num_layers // layout.pipeline)
@@ -118,18 +118,18 @@ def shards(held: Buffers, layout: Layout) -> Buffers:
     return Buffers(held.dense // layout.data, held.expert // layout.expert_data)
 
 
-def largest_buffers(geometry: ModelGeometry, layout: Layout) -> Buffers:
+def largest_buffers(geometry: Geometry, layout: Layout) -> Buffers:
     """Of the pipeline stage that holds most: one of the ends."""
     ends = {0, layout.pipeline - 1}
     return max((buffers(rank_weights(geometry, layout, stage), layout) for stage in ends), key=lambda held: held.total)
 
 
-def total_parameters(geometry: ModelGeometry) -> int:
+def total_parameters(geometry: Geometry) -> int:
     """Of the whole model; tied embeddings count once."""
     return count(rank_weights(geometry, SINGLE, stage=0))
 
 
-def active_parameters(geometry: ModelGeometry) -> int:
+def active_parameters(geometry: Geometry) -> int:
     """Those that take part in the computation of one token: of the experts, only the chosen."""
     idle = (geometry.num_experts or 1) - geometry.experts_per_token
     return total_parameters(geometry) - geometry.num_layers * idle * 3 * geometry.hidden_size * geometry.ffn_hidden_size

@@ -7,34 +7,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sami_nemo.config import Config
-from sami_nemo.launch.stages import engines_at_once
+from sami_nemo.config.schema import Config
+from sami_nemo.geometry import Geometry
+from sami_nemo.planner.batch import Batch, group_tokens, longest_batch, scoring_batch
 from sami_nemo.planner.communication import step_traffic
-from sami_nemo.planner.compute import (
-    Batch,
-    gradient_steps,
-    group_tokens,
-    longest_batch,
-    sampled_requests,
-    sampling_seconds,
-    scoring_batch,
-    scoring_seconds,
-    step_flops,
-)
-from sami_nemo.planner.engine import cache_bytes, cache_bytes_per_token, engine_weight_bytes, requests_together
-from sami_nemo.planner.fit import (
-    FRAGMENTATION,
+from sami_nemo.planner.compute import gradient_steps, sampled_requests, sampling_seconds, scoring_seconds, step_flops
+from sami_nemo.planner.engine import (
     GIB,
-    RESERVED_GIB,
-    disk_bytes,
-    export_bytes,
-    host_stages,
-    scoring_peak,
-    training_checkpoint_bytes,
+    cache_bytes,
+    cache_bytes_per_token,
+    engine_weight_bytes,
+    engines_at_once,
+    requests_together,
 )
-from sami_nemo.planner.geometry import ModelGeometry
+from sami_nemo.planner.fit import disk_bytes, export_bytes, host_stages, scoring_peak, training_checkpoint_bytes
 from sami_nemo.planner.layout import Layout, layout_of
 from sami_nemo.planner.layouts import Estimate, estimate, rank_layouts, same_numerics
+from sami_nemo.planner.memory import FRAGMENTATION, RESERVED_GIB
 from sami_nemo.planner.parameters import active_parameters, total_parameters
 
 SHOWN_LAYOUTS = 12
@@ -43,7 +32,7 @@ Facts = dict[str, Any]
 """Numbers of one subject by name; bytes, seconds or counts, as the name says."""
 
 
-def plan(config: Config, geometry: ModelGeometry, batch: Batch) -> dict[str, Any]:
+def plan(config: Config, geometry: Geometry, batch: Batch) -> dict[str, Any]:
     """Everything the planner knows about a configuration, for machines.
 
     Args:
@@ -67,7 +56,7 @@ def plan(config: Config, geometry: ModelGeometry, batch: Batch) -> dict[str, Any
     }
 
 
-def memory_facts(config: Config, geometry: ModelGeometry, chosen: Estimate) -> Facts:
+def memory_facts(config: Config, geometry: Geometry, chosen: Estimate) -> Facts:
     """Bytes of the worst rank."""
     memory = chosen.memory
     return {
@@ -82,7 +71,7 @@ def memory_facts(config: Config, geometry: ModelGeometry, chosen: Estimate) -> F
     }
 
 
-def engine_facts(config: Config, geometry: ModelGeometry) -> Facts:
+def engine_facts(config: Config, geometry: Geometry) -> Facts:
     """Bytes on each GPU of a vLLM engine."""
     longest = config.generate.max_model_len
     return {
@@ -93,7 +82,7 @@ def engine_facts(config: Config, geometry: ModelGeometry) -> Facts:
     }
 
 
-def disk_facts(config: Config, geometry: ModelGeometry) -> Facts:
+def disk_facts(config: Config, geometry: Geometry) -> Facts:
     """Bytes in the run's directory."""
     return {
         "export of an iteration": export_bytes(config, geometry),
@@ -102,7 +91,7 @@ def disk_facts(config: Config, geometry: ModelGeometry) -> Facts:
     }
 
 
-def step_facts(config: Config, geometry: ModelGeometry, chosen: Estimate, batch: Batch) -> Facts:
+def step_facts(config: Config, geometry: Geometry, chosen: Estimate, batch: Batch) -> Facts:
     """Tokens, operations, seconds and traffic of a gradient step."""
     traffic = step_traffic(geometry, chosen.layout, batch, config.hardware)
     return {
@@ -116,7 +105,7 @@ def step_facts(config: Config, geometry: ModelGeometry, chosen: Estimate, batch:
     }
 
 
-def stage_facts(config: Config, geometry: ModelGeometry, chosen: Estimate, batch: Batch) -> list[Facts]:
+def stage_facts(config: Config, geometry: Geometry, chosen: Estimate, batch: Batch) -> list[Facts]:
     """Seconds and GPU-hours of the run's stages that use GPUs; empty if the hardware's rates are not known."""
     hardware = config.hardware
     if chosen.step_s is None or hardware.peak_tflops is None or hardware.memory_gb_s is None:
@@ -139,7 +128,7 @@ def stage_facts(config: Config, geometry: ModelGeometry, chosen: Estimate, batch
     ]
 
 
-def _engine_seconds(config: Config, geometry: ModelGeometry, iteration: int, batch: Batch) -> float:
+def _engine_seconds(config: Config, geometry: Geometry, iteration: int, batch: Batch) -> float:
     """Of one engine with its share of an iteration's requests."""
     requests = math.ceil(sampled_requests(config, iteration) / config.generate.engines)
     together = min(requests_together(geometry, config, batch.length), requests)

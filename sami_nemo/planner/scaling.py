@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from sami_nemo.compose import compose
-from sami_nemo.config import Config
+from sami_nemo.base_model.geometry import base_geometry
+from sami_nemo.config.compose import compose
+from sami_nemo.config.schema import Config
+from sami_nemo.geometry import Geometry
 from sami_nemo.planner.compute import gradient_steps
-from sami_nemo.planner.fit import GIB
-from sami_nemo.planner.geometry import ModelGeometry, model_geometry
+from sami_nemo.planner.engine import GIB
 from sami_nemo.planner.layouts import Estimate, rank_layouts, stated_numerics
 from sami_nemo.planner.report import HOUR
 
@@ -35,7 +36,7 @@ def scaling_table() -> str:
     for recipe in RECIPES:
         for devices in DEVICES:
             config = compose([f"recipe={recipe}", f"hardware={HARDWARE}", f"hardware.nodes={devices // 8}"])
-            geometry = model_geometry(config.model)
+            geometry = base_geometry(config.model)
             assert geometry is not None, f"{recipe} states its geometry"
             rows.append(_row(config, geometry, devices))
     lines = [f"| {' | '.join(row)} |" for row in rows]
@@ -43,7 +44,7 @@ def scaling_table() -> str:
     return "\n".join(lines)
 
 
-def _row(config: Config, geometry: ModelGeometry, devices: int) -> tuple[str, ...]:
+def _row(config: Config, geometry: Geometry, devices: int) -> tuple[str, ...]:
     fitting, too_large, _ = rank_layouts(config, geometry, devices, numerics=(stated_numerics(config),))
     name, count = config.model.name, f"{devices:,}"
     if not fitting:

@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from sami_nemo.launch.console import duration
+from sami_nemo.progress import duration
 from sami_nemo.report.figures import FAINT, GRID, INK, SERIES, Chart, charts_of, svg
 from sami_nemo.report.run_data import Estimate, Iteration, Results, RunData, WinRate, opponents_of
 

@@ -13,9 +13,9 @@ import csv
 import io
 from pathlib import Path
 
-from sami_nemo.config import Config
+from sami_nemo import stage_entry
+from sami_nemo.config.schema import Config
 from sami_nemo.evaluate.metrics import write_metrics
-from sami_nemo.launch import stage_entry
 from sami_nemo.report.figures import Chart, charts_of, png, svg
 from sami_nemo.report.page import render, report_page
 from sami_nemo.report.run_data import read_run

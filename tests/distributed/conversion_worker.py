@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sami_nemo.checkpoint.safetensors_io import open_slices, read_index
-from sami_nemo.config import TrainConfig
+from sami_nemo.config.schema import TrainConfig
 from sami_nemo.errors import CheckpointError
 from sami_nemo.model.cpu_backend import cpu_backend
 
@@ -94,7 +94,7 @@ def convert(base: Path, folder: Path, layouts: dict[str, dict[str, Any]]) -> Non
     from sami_nemo.checkpoint.hf_export import export_hf
     from sami_nemo.checkpoint.hf_import import load_hf_weights
     from sami_nemo.checkpoint.hf_verify import verify_export
-    from sami_nemo.model.hf_config import read_hf_config
+    from sami_nemo.geometry import read_geometry
     from sami_nemo.model.megatron_config import nemo_config
 
     torch.distributed.init_process_group("gloo", timeout=timedelta(minutes=10))
@@ -105,7 +105,7 @@ def convert(base: Path, folder: Path, layouts: dict[str, dict[str, Any]]) -> Non
         parallel_state.initialize_model_parallel(
             train.tensor_parallel, train.pipeline_parallel, expert_model_parallel_size=train.expert_parallel
         )
-        model = nemo_config(read_hf_config(base), train, 64, on_gpu=False).configure_model(None)
+        model = nemo_config(read_geometry(base), train, 64, on_gpu=False).configure_model(None)
         load_hf_weights(model, base)
         exported = folder / name.replace(" ", "_")
         if torch.distributed.get_rank() == 0:

@@ -19,13 +19,13 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from sami_nemo.checkpoint.hf_import import load_hf_weights
-from sami_nemo.config import TrainConfig
-from sami_nemo.data.contrast_batches import Batch, batch_length, collate
-from sami_nemo.data.records import ContrastGroup
+from sami_nemo.config.schema import TrainConfig
+from sami_nemo.contrast.batches import Batch, batch_length, collate
+from sami_nemo.geometry import read_geometry
 from sami_nemo.model.contrast_gpt import ContrastGPTModel
 from sami_nemo.model.cpu_backend import cpu_backend
-from sami_nemo.model.hf_config import read_hf_config
 from sami_nemo.model.megatron_config import nemo_config
+from sami_nemo.records import ContrastGroup
 from tests.distributed.training_runs import random_groups
 
 
@@ -70,7 +70,7 @@ def evaluate(
     base: Path, train: TrainConfig, groups: list[ContrastGroup], on_gpu: bool
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
     """Token log-probs of each micro-batch (last pipeline stage), and this rank's gradients."""
-    model = nemo_config(read_hf_config(base), train, 64, on_gpu).configure_model(None).cuda()
+    model = nemo_config(read_geometry(base), train, 64, on_gpu).configure_model(None).cuda()
     model.__class__ = ContrastGPTModel
     load_hf_weights(model, base)
     # Every data-parallel rank takes all groups: what is compared does not depend on how they are dealt.

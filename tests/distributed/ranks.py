@@ -24,7 +24,7 @@ SERVER.set_forkserver_preload(
     [
         "sami_nemo.checkpoint.export",
         "sami_nemo.checkpoint.hf_import",
-        "sami_nemo.data.contrast_module",
+        "sami_nemo.contrast.data_module",
         "sami_nemo.model.callbacks",
         "sami_nemo.model.contrast_gpt",
         "sami_nemo.model.trainer",

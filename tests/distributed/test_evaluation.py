@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from sami_nemo.config import Config, dump_config
-from sami_nemo.data.records import ContrastGroup
+from sami_nemo.config.schema import Config, dump_config
 from sami_nemo.evaluate.metrics import write_metrics
 from sami_nemo.evaluate.pmi import base_scores
+from sami_nemo.records import ContrastGroup
 from sami_nemo.run_dir import INSTRUCT, RunDir, partial, read_json, read_jsonl, write_json, write_jsonl, write_text
 from tests.distributed.training_runs import random_groups, run_stage, tiny_config
 

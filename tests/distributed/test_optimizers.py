@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from sami_nemo.data.contrast_batches import training_order
-from sami_nemo.data.records import ContrastGroup
+from sami_nemo.contrast.batches import training_order
 from sami_nemo.objective import response_logprobs, sami_loss
+from sami_nemo.records import ContrastGroup
 from sami_nemo.run_dir import RunDir
 from tests.distributed.ranks import TIMEOUT, started_ranks
 from tests.distributed.test_training import Weights, assert_same_updates, in_fp32, weights

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from sami_nemo.config import Config
+from sami_nemo.config.schema import Config
 from sami_nemo.model.attention import attended_by_rows, flex_attended
 from sami_nemo.run_dir import partial, read_json, read_jsonl
 from tests.distributed.training_runs import REPOSITORY, finish, make_run, random_groups, start, tiny_config, train

@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from sami_nemo.compose import compose
-from sami_nemo.config import dump_config
-from sami_nemo.model import random_model
+from sami_nemo.base_model import random_model
+from sami_nemo.config.compose import compose
+from sami_nemo.config.schema import dump_config
 from sami_nemo.run_dir import read_json, read_jsonl
 
 pytestmark = pytest.mark.slow
@@ -31,8 +31,8 @@ KEY = "sk-a-secret-that-nobody-should-see"
 SERVE = """
 import sys, time
 from pathlib import Path
-from sami_nemo.config import load_config
-from sami_nemo.generate.server import serve
+from sami_nemo.config.schema import load_config
+from sami_nemo.serving.server import serve
 config, model, address = map(Path, sys.argv[1:])
 with serve(model, load_config(config)) as (url, name):
     address.with_suffix(".partial").write_text(f"{url} {name}")
@@ -94,7 +94,7 @@ def test_a_run_with_judge_and_instruct_baseline(server: tuple[str, str], tmp_pat
     instruct = tmp_path / "instruct"
     instruct.mkdir()
     # Of another seed than the base model, so that it answers differently.
-    random_model.build(instruct, random_model.Geometry(), seed=1)
+    random_model.build(instruct, random_model.geometry(), seed=1)
     judge = ["judge=endpoint", f"judge.base_url={url}", f"judge.model={name}", "judge.api_key_variable=JUDGE_KEY"]
     small = ["iterations=1", "data.evaluation_queries=2", "judge.max_tokens=24", "judge.both_orders=true"]
     done = launch(tmp_path, "name=judged", *judge, *small, f"evaluate.instruct={instruct}")

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from sami_nemo.checkpoint.export import compare_logits, fixed_tokens
 from sami_nemo.checkpoint.hf_verify import hf_logits, verify_export
 from sami_nemo.checkpoint.safetensors_io import read_index
-from sami_nemo.config import Config
+from sami_nemo.config.schema import Config
 from sami_nemo.errors import CheckpointError
 from sami_nemo.run_dir import RunDir, read_json, read_jsonl, write_jsonl, write_text
 from tests import stages_worker
@@ -111,7 +111,7 @@ def runs(
     everything = list(found.values())
     train_stages(["sami_nemo.train"], everything, folder / "train.log")
     sample(everything, generate_python)
-    train_stages(["sami_nemo.data.groups", "sami_nemo.evaluate.bound"], everything, folder / "evaluate.log")
+    train_stages(["sami_nemo.contrast.groups", "sami_nemo.evaluate.bound"], everything, folder / "evaluate.log")
     return found
 
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from sami_nemo.config import Config, dump_config, parse_config
-from sami_nemo.data.records import Response
-from sami_nemo.data.tokenization import PromptTokenizer
+from sami_nemo.config.schema import Config, dump_config, parse_config
 from sami_nemo.generate import sample
 from sami_nemo.generate.requests import RequestPlan
 from sami_nemo.progress import EVENTS_VARIABLE
+from sami_nemo.prompts.tokenization import PromptTokenizer
+from sami_nemo.records import Response
 from sami_nemo.run_dir import RunDir, partial, read_json, read_jsonl, write_jsonl, write_text
 
 ROOT = Path(__file__).parents[2]
@@ -251,8 +251,8 @@ def test_an_interrupted_stage_goes_on_with_its_own_limits(tiny_mistral: Path, tm
 ORDERS = """
 import json, sys
 from pathlib import Path
-from sami_nemo.config import load_config
-from sami_nemo.generate.engine import BatchLimits, Engine, prefix_order, set_environment
+from sami_nemo.config.schema import load_config
+from sami_nemo.serving.engine import BatchLimits, Engine, prefix_order, set_environment
 config, model = load_config(Path(sys.argv[1])), Path(sys.argv[2])
 set_environment(config)
 heads = [[1, *[10 + constitution] * 383] for constitution in range(6)]

@@ -17,7 +17,8 @@ from megatron.core.optimizer import get_megatron_optimizer
 from torch.overrides import TorchFunctionMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from sami_nemo.config import TrainConfig
+from sami_nemo.config.schema import TrainConfig
+from sami_nemo.geometry import Geometry
 from sami_nemo.model.cpu_backend import cpu_backend
 from sami_nemo.model.megatron_config import nemo_config
 from sami_nemo.model.optimizers import SamiOptimizerModule, _without_masters
@@ -51,9 +52,9 @@ def ranks(world: int, rank: int, train: TrainConfig) -> Iterator[None]:
         torch.distributed.destroy_process_group()
 
 
-def sizes(hf: dict[str, Any], train: TrainConfig) -> dict[str, int]:
+def sizes(geometry: Geometry, train: TrainConfig) -> dict[str, int]:
     """Elements and bytes of this rank's parameters, buffers and optimizer parameters."""
-    settings = nemo_config(hf, train, 1290, on_gpu=False)
+    settings = nemo_config(geometry, train, 1290, on_gpu=False)
     settings.perform_initialization = False
     with torch.device("meta"):
         model = settings.configure_model(None)
@@ -89,7 +90,7 @@ def _bytes(tensor: torch.Tensor) -> int:
 
 
 def measure_sizes(cases: list[dict[str, Any]], report: Path) -> None:
-    """Writes the sizes of each case. A case has hf (config.json), train (settings), world and rank."""
+    """Writes the sizes of each case. A case has geometry, train (settings), world and rank."""
     found = []
     with cpu_backend():
         # Megatron puts its buffers on the current device.
@@ -97,5 +98,5 @@ def measure_sizes(cases: list[dict[str, Any]], report: Path) -> None:
         for case in cases:
             train = TrainConfig(batch_size=128, batches=2, lr=1e-3, **case["train"])
             with ranks(case["world"], case["rank"], train):
-                found.append(sizes(case["hf"], train))
+                found.append(sizes(case["geometry"], train))
     write_json(report, found)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from sami_nemo.compose import compose
+from sami_nemo.config.compose import compose
 from sami_nemo.launch import preflight
 from sami_nemo.launch.preflight import check_cpu
 
@@ -32,6 +32,7 @@ MISTRAL = {
     "model_type": "mistral",
     "num_hidden_layers": 2,
     "hidden_size": 128,
+    "intermediate_size": 256,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "vocab_size": 1024,
@@ -165,8 +166,8 @@ BAD_COMMANDS = [
     (["data.evaluation_queries=282"], "data.evaluation_queries = 282:", "set at most 281"),
     # Two train on 16 of the first half and 32 of the second: on 64 in all.
     (["iterations=2", "data.evaluation_queries=313"], "data.evaluation_queries = 313:", "set at most 312"),
-    (["train.batch_size=4096"], "data.source = sami_nemo/data/sample_queries.jsonl:", "lower train.batch_size"),
-    (["iterations=1000"], "data.source = sami_nemo/data/sample_queries.jsonl:", "1000 iterations"),
+    (["train.batch_size=4096"], "data.source = sami_nemo/queries/sample_queries.jsonl:", "lower train.batch_size"),
+    (["iterations=1000"], "data.source = sami_nemo/queries/sample_queries.jsonl:", "1000 iterations"),
     (["data.field=question"], "data.field = question:", "query, kind"),
     (["data.format=hh_rlhf"], "data.format = hh_rlhf:", "data.format=queries"),
     ([*OWN, "data.source=queries"], "data.source = queries:", "queries/*.jsonl"),

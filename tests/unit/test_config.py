@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from sami_nemo.config import Config, dump_config, load_config, parse_config
-from sami_nemo.config_checks import check_config
+from sami_nemo.base_model.geometry import base_geometry
+from sami_nemo.config.schema import Config, dump_config, load_config, parse_config
 from sami_nemo.errors import CheckpointError, ConfigError
-from sami_nemo.model.hf_config import read_geometry
+from sami_nemo.launch.checks import check_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,6 +33,9 @@ VALID: dict[str, Any] = {
         "num_attention_heads": 8,
         "num_key_value_heads": 4,
         "num_experts": 8,
+        "experts_per_token": 2,
+        "ffn_hidden_size": 1024,
+        "vocab_size": 32000,
     },
     "data": {
         "name": "file",
@@ -51,7 +54,12 @@ VALID: dict[str, Any] = {
     "hardware": {"name": "node", "accelerator": "gpu", "devices_per_node": 8},
     "cluster": {"name": "site", "scheduler": "slurm"},
 }
-DENSE = {"model.architecture": "mistral", "model.num_experts": None, "train.expert_parallel": 1}
+DENSE = {
+    "model.architecture": "mistral",
+    "model.num_experts": None,
+    "model.experts_per_token": None,
+    "train.expert_parallel": 1,
+}
 
 
 def config_with(changes: dict[str, Any]) -> Config:
@@ -170,6 +178,9 @@ def write_hf_config(directory: Path, **changes: Any) -> None:
         "num_attention_heads": 8,
         "num_key_value_heads": 4,
         "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "intermediate_size": 1024,
+        "vocab_size": 32000,
     }
     (directory / "config.json").write_text(json.dumps(hf_config | changes))
 
@@ -177,7 +188,8 @@ def write_hf_config(directory: Path, **changes: Any) -> None:
 def test_geometry_of_a_checkpoint_fills_nulls(tmp_path: Path) -> None:
     write_hf_config(tmp_path, num_key_value_heads=2)
     changes = {"model.path": str(tmp_path), "model.num_key_value_heads": None, "model.num_layers": None}
-    assert read_geometry(config_with(changes).model).num_key_value_heads == 2
+    geometry = base_geometry(config_with(changes).model)
+    assert geometry is not None and geometry.num_key_value_heads == 2
     check_config(config_with(changes))
     changes |= {"train.tensor_parallel": 4, "train.sequence_parallel": True}
     assert "must divide the 2 key-value heads" in str(refusal(changes))
@@ -244,7 +256,7 @@ def test_stored_configuration_reads_back_equal(tmp_path: Path) -> None:
 
 def test_checks_import_nothing_heavy() -> None:
     code = (
-        "import json, sys; from sami_nemo.config import parse_config; from sami_nemo.config_checks import check_config; "
+        "import json, sys; from sami_nemo.config.schema import parse_config; from sami_nemo.launch.checks import check_config; "
         "check_config(parse_config(json.loads(sys.argv[1]))); "
         "print(sorted({'torch', 'nemo', 'megatron', 'vllm', 'transformers', 'datasets'} & set(sys.modules)))"
     )

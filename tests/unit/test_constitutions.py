@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from sami_nemo.constitution.drawing import all_constitutions, draw_constitutions, draw_with_desired
 from sami_nemo.constitution.principles import SHIPPED, load_principles
-from sami_nemo.constitution.sampling import all_constitutions, draw_constitutions, draw_with_desired
 from sami_nemo.errors import ConfigError, DataError
 
 NAMES = sorted(file.stem for file in SHIPPED.glob("*.yaml"))

@@ -124,8 +124,8 @@ def test_megatron_imports_on_a_cpu_beside_cuda_s_compiler() -> None:
 def test_the_generation_image_adds_what_its_stages_import(tool: ModuleType, generate_python: Path) -> None:
     lock = read_lock(LOCKS / "generate-gpu.txt")
     assert dict(line.split("==") for line in tool.requirements("generate")).items() <= lock.items()
-    modules = "sami_nemo.generate.sample, sami_nemo.generate.merge, sami_nemo.constitution.write, "
-    modules += "sami_nemo.evaluate.judge, sami_nemo.launch.job, openai, transformers"
+    modules = "sami_nemo.generate.sample, sami_nemo.generate.merge, sami_nemo.writer, "
+    modules += "sami_nemo.evaluate.judge, sami_nemo.launch.slurm.job, openai, transformers"
     code = f"import {modules}, sys; print(*sorted(m.partition('.')[0] for m in sys.modules if '.' not in m))"
     done = subprocess.run(
         [str(generate_python), "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300, check=True

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sami_nemo.data.contrast_batches import (
+from sami_nemo.contrast.batches import (
     Layout,
     MicroBatches,
     batch_length,
@@ -19,7 +19,7 @@ from sami_nemo.data.contrast_batches import (
     group_tokens,
     training_order,
 )
-from sami_nemo.data.records import Constitution, ContrastGroup, Query
+from sami_nemo.records import Constitution, ContrastGroup, Query
 
 LAYOUTS: tuple[Layout, ...] = ("shared_prefix", "plain")
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from sami_nemo.compose import compose
-from sami_nemo.config import Config
+from sami_nemo.config.compose import compose
+from sami_nemo.config.schema import Config
 from sami_nemo.endpoint import Endpoint
 from sami_nemo.errors import EndpointError
 from sami_nemo.evaluate.comparisons import Comparison

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from sami_nemo.compose import compose
-from sami_nemo.config import Config
-from sami_nemo.generate.engine import BatchLimits, batch_limits, prefix_order
+from sami_nemo.base_model.geometry import base_geometry
+from sami_nemo.config.compose import compose
+from sami_nemo.config.schema import Config
 from sami_nemo.planner import engine as planner_engine
-from sami_nemo.planner.geometry import model_geometry
+from sami_nemo.serving.engine import BatchLimits, batch_limits, prefix_order
 
 GIB = 2**30
 
@@ -47,7 +47,7 @@ def mistral(**generate: Any) -> Config:
 
 
 def limits(config: Config) -> BatchLimits:
-    geometry = model_geometry(config.model)
+    geometry = base_geometry(config.model)
     assert geometry is not None
     return batch_limits(config, geometry)
 

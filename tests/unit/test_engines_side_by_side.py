@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from sami_nemo.compose import compose
+from sami_nemo.config.compose import compose
 from sami_nemo.launch.console import PlainView
 from sami_nemo.launch.local_runner import StageFailed, run_stages
 from sami_nemo.launch.stages import Stage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sami_nemo.generate.filters import Reason, cut_human_tail, screen_evaluation, screen_training
+from sami_nemo.contrast.filters import Reason, cut_human_tail, screen_evaluation, screen_training
 
 GOOD = "Knead the dough for ten minutes."
 OTHER = "Do not knead it at all!"

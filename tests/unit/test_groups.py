@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from sami_nemo.config import Config, parse_config
-from sami_nemo.data import groups
-from sami_nemo.data.records import Constitution, ContrastGroup, Query, Response
-from sami_nemo.data.tokenization import PromptTokenizer
+from sami_nemo.base_model.random_model import train_tokenizer
+from sami_nemo.config.schema import Config, parse_config
+from sami_nemo.contrast import groups
 from sami_nemo.errors import DataError
-from sami_nemo.model.random_model import train_tokenizer
+from sami_nemo.prompts.tokenization import PromptTokenizer
+from sami_nemo.records import Constitution, ContrastGroup, Query, Response
 from sami_nemo.run_dir import RunDir, commit, partial, read_json, read_jsonl, write_json, write_jsonl
 
 TEXT = "The post says: write a response for the assistant. Summarize the post below. The post answers a human question."

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sami_nemo.base_model import random_model
 from sami_nemo.checkpoint.hf_map import QKV, Cut, GateUp, Layout, Whole, hf_map
 
-TABLE = hf_map(query_groups=2, head_size=2)
+TABLE = hf_map(random_model.geometry(hidden_size=8, num_attention_heads=4, num_key_value_heads=2))
 
 
 def names_of(megatron: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from requests import Response
 
-from sami_nemo.compose import compose
+from sami_nemo.config.compose import compose
 from sami_nemo.launch.hub import check_hub
 
 MODEL, DATA, INSTRUCT = (

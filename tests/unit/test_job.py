@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from sami_nemo.compose import compose
-from sami_nemo.config import Config
+from sami_nemo.config.compose import compose
+from sami_nemo.config.schema import Config
 from sami_nemo.errors import RunDirectoryError
 from sami_nemo.launch import manifests
 from sami_nemo.launch.claim import claim
-from sami_nemo.launch.job import EXIT_FAILED, begin, end, stop_path
 from sami_nemo.launch.run_state import read_states, status_lines
-from sami_nemo.launch.slurm_script import NOTHING_TO_DO, START_AGAIN
+from sami_nemo.launch.slurm.job import EXIT_FAILED, begin, end, stop_path
+from sami_nemo.launch.slurm.script import NOTHING_TO_DO, START_AGAIN
 from sami_nemo.launch.stages import Stage, plan
 from sami_nemo.run_dir import RunDir, partial, read_json
 
@@ -58,7 +58,7 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    monkeypatch.setattr("sami_nemo.launch.job.check_versions", lambda environment: {"torch": "1"})
+    monkeypatch.setattr("sami_nemo.launch.slurm.job.check_versions", lambda environment: {"torch": "1"})
     return Bench(tmp_path)
 
 

@@ -16,15 +16,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from sami_nemo.compose import compose
+from sami_nemo.config.compose import compose
 from sami_nemo.errors import RunDirectoryError
 from sami_nemo.launch.claim import check_unchanged, open_run
-from sami_nemo.launch.console import LiveView, PlainView, Progress, duration, print_results
+from sami_nemo.launch.console import LiveView, PlainView, Progress, print_results
 from sami_nemo.launch.local_runner import GRACE_SECONDS, StageError, StageFailed, run_stages
 from sami_nemo.launch.manifests import config_sha256
 from sami_nemo.launch.stage_log import EventReader
 from sami_nemo.launch.stages import Stage
-from sami_nemo.progress import EVENTS_VARIABLE
+from sami_nemo.progress import EVENTS_VARIABLE, duration
 from sami_nemo.run_dir import RunDir, read_json, sha256_file, write_json, write_text
 
 ROOT = Path(__file__).parents[2]
@@ -80,7 +80,7 @@ LAUNCHER = """
 import os, signal, sys
 from pathlib import Path
 from rich.console import Console
-from sami_nemo.compose import compose
+from sami_nemo.config.compose import compose
 from sami_nemo.launch import local_runner, manifests
 from sami_nemo.launch.console import PlainView
 from sami_nemo.launch.stages import Stage
@@ -308,7 +308,7 @@ DISTRIBUTED = """
 import os, signal, sys, time
 from pathlib import Path
 from sami_nemo.errors import DataError
-from sami_nemo.launch import stage_entry
+from sami_nemo import stage_entry
 from sami_nemo.run_dir import partial
 def main(config, run, iteration):
     behaviour = Path(os.environ["TOY"]).read_text()
@@ -566,13 +566,13 @@ def test_duration(seconds: float, text: str) -> None:
 def test_stage_entry_reports_a_users_error(tmp_path: Path) -> None:
     """The real entry point, by a stage that cannot work: one line, status 2, and the event for the launcher."""
     config = compose(["recipe=sami_debug", f"runs_dir={tmp_path}", "model.path=/nowhere", "model.prepare=none"])
-    from sami_nemo.config import dump_config
+    from sami_nemo.config.schema import dump_config
 
     run = RunDir(config.run_dir)
     write_text(run.config, dump_config(config))
     events = tmp_path / "events.jsonl"
     done = subprocess.run(
-        [sys.executable, "-m", "sami_nemo.model.prepare", "--run-dir", str(run.root)],
+        [sys.executable, "-m", "sami_nemo.base_model.prepare", "--run-dir", str(run.root)],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT), EVENTS_VARIABLE: str(events)},
         capture_output=True,

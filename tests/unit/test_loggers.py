@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sami_nemo.compose import compose
+from sami_nemo.config.compose import compose
 from sami_nemo.model.loggers import build_loggers
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from sami_nemo.data.records import Constitution, Query
 from sami_nemo.errors import DataError
 from sami_nemo.generate.merge import check_responses
 from sami_nemo.generate.requests import Request, RequestPlan, share
+from sami_nemo.records import Constitution, Query
 
 
 def plan(queries: int) -> RequestPlan:

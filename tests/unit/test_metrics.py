@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sami_nemo.compose import compose
+from sami_nemo.config.compose import compose
 from sami_nemo.evaluate.mean_sem import mean_sem
 from sami_nemo.evaluate.metrics import bound, summarise, write_metrics
 from sami_nemo.objective import mutual_information_bound

@@ -10,9 +10,10 @@ import pytest
 import torch
 from transformers import MistralConfig, MistralForCausalLM
 
-from sami_nemo.config import Config, dump_config
-from sami_nemo.planner.compute import Batch, group_tokens, step_flops
-from sami_nemo.planner.geometry import model_geometry
+from sami_nemo.base_model.geometry import base_geometry
+from sami_nemo.config.schema import Config, dump_config
+from sami_nemo.planner.batch import Batch, group_tokens
+from sami_nemo.planner.compute import step_flops
 from sami_nemo.planner.layout import layout_of
 from sami_nemo.planner.memory import CPU, optimizer_bytes, rank_memory
 from sami_nemo.run_dir import read_json
@@ -72,7 +73,7 @@ def test_within_a_tenth_of_a_real_step(small_smollm2: Path, tmp_path: Path, sett
     batch = Batch(train.batch_size, train.constitutions_per_query, PROMPT, RESPONSE, train.layout)
     tokens = together * group_tokens(batch)
     config = config.model_copy(update={"train": train.model_copy(update={"micro_batch_tokens": tokens})})
-    geometry, layout = model_geometry(config.model), replace(layout_of(config), micro_batch=together)
+    geometry, layout = base_geometry(config.model), replace(layout_of(config), micro_batch=together)
     assert geometry is not None
     found = measured(config, tmp_path)
     memory = rank_memory(geometry, layout, batch, 0, CPU)

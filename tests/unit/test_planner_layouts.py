@@ -11,23 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from sami_nemo.compose import compose
-from sami_nemo.config import Config
-from sami_nemo.config_checks import check_config
+from sami_nemo.base_model.geometry import base_geometry
+from sami_nemo.config.compose import compose
+from sami_nemo.config.schema import Config
 from sami_nemo.errors import ConfigError
+from sami_nemo.geometry import Geometry
+from sami_nemo.launch.checks import check_config
+from sami_nemo.planner.batch import Batch, group_tokens, head_positions, longest_batch
 from sami_nemo.planner.communication import step_traffic
-from sami_nemo.planner.compute import (
-    Batch,
-    attention_flops,
-    attention_pairs,
-    compute_seconds,
-    group_tokens,
-    head_positions,
-    longest_batch,
-    matrix_flops,
-)
-from sami_nemo.planner.fit import GIB, check_plan, disk_bytes, host_bytes, spare_gib
-from sami_nemo.planner.geometry import ModelGeometry, model_geometry
+from sami_nemo.planner.compute import attention_flops, attention_pairs, compute_seconds, matrix_flops
+from sami_nemo.planner.engine import GIB
+from sami_nemo.planner.fit import check_plan, disk_bytes, host_bytes
 from sami_nemo.planner.layout import layout_of
 from sami_nemo.planner.layouts import estimate, fitting_layouts, misfit, rank_layouts, same_numerics
 from sami_nemo.planner.memory import (
@@ -38,6 +32,7 @@ from sami_nemo.planner.memory import (
     chunk_logits,
     head_memory,
     layer_activations,
+    spare_gib,
 )
 from sami_nemo.planner.scaling import scaling_table
 
@@ -48,8 +43,8 @@ GPU_RECIPES = ("sami_mistral", "sami_mistral_hh", "sami_mixtral", "sami_mixtral_
 ROOM_GIB = 20
 
 
-def known(config: Config) -> ModelGeometry:
-    geometry = model_geometry(config.model)
+def known(config: Config) -> Geometry:
+    geometry = base_geometry(config.model)
     assert geometry is not None
     return geometry
 

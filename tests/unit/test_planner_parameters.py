@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from sami_nemo.compose import compose
-from sami_nemo.config import Config
-from sami_nemo.planner.compute import longest_batch
-from sami_nemo.planner.geometry import ModelGeometry, model_geometry
+from sami_nemo.base_model.geometry import base_geometry
+from sami_nemo.config.compose import compose
+from sami_nemo.config.schema import Config
+from sami_nemo.geometry import Geometry
+from sami_nemo.planner.batch import longest_batch
 from sami_nemo.planner.layout import Layout, layout_of
 from sami_nemo.planner.memory import CPU, rank_memory
 from sami_nemo.planner.parameters import (
@@ -52,27 +53,10 @@ def configured(model: str, devices: int, tensor: int, pipeline: int, expert: int
     )
 
 
-def known(config: Config) -> ModelGeometry:
-    geometry = model_geometry(config.model)
+def known(config: Config) -> Geometry:
+    geometry = base_geometry(config.model)
     assert geometry is not None
     return geometry
-
-
-def hf_config(geometry: ModelGeometry) -> dict[str, Any]:
-    experts = {"num_local_experts": geometry.num_experts, "num_experts_per_tok": geometry.experts_per_token}
-    return {
-        "num_hidden_layers": geometry.num_layers,
-        "hidden_size": geometry.hidden_size,
-        "intermediate_size": geometry.ffn_hidden_size,
-        "num_attention_heads": geometry.num_attention_heads,
-        "num_key_value_heads": geometry.num_key_value_heads,
-        "head_dim": geometry.head_dim,
-        "vocab_size": geometry.vocab_size,
-        "tie_word_embeddings": geometry.tied_embeddings,
-        "rms_norm_eps": 1e-5,
-        "max_position_embeddings": 32768,
-        **(experts if geometry.num_experts else {}),
-    }
 
 
 def end_ranks(layout: Layout) -> list[tuple[int, int]]:
@@ -102,7 +86,7 @@ def test_equals_megatron_on_ranks_at_every_end(model: str, numerics: tuple[str, 
         train |= {key: getattr(config.train, key) for key in ("sequence_parallel", "tensor_parallel")}
         train |= {key: getattr(config.train, key) for key in ("pipeline_parallel", "expert_parallel")}
         for rank, stage in end_ranks(layout):
-            cases.append({"hf": hf_config(geometry), "train": train, "world": layout.devices, "rank": rank})
+            cases.append({"geometry": geometry, "train": train, "world": layout.devices, "rank": rank})
             expected.append((layout, stage, config))
     for case, found, (layout, stage, config) in zip(cases, measure(cases, tmp_path), expected, strict=True):
         weights = rank_weights(known(config), layout, stage)

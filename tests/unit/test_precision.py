@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sami_nemo.compose import compose, compose_for
-from sami_nemo.config import dump_config
-from sami_nemo.config_checks import check_config
+from sami_nemo.config.compose import compose, compose_for
+from sami_nemo.config.precision import Processor, parse_cpuinfo
+from sami_nemo.config.schema import dump_config
 from sami_nemo.errors import ConfigError
+from sami_nemo.launch.checks import check_config
 from sami_nemo.planner.fit import disk_bytes
-from sami_nemo.precision import Processor, parse_cpuinfo
 from tests.unit.test_launcher import MAIN
 
 # As Linux prints them, without what every x86-64 has.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sami_nemo.generate.prompts import Task, generation_prompt, response_prefix, training_prompt
+from sami_nemo.prompts.templates import Task, generation_prompt, response_prefix, training_prompt
 
 
 def test_dialogue_prompts() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sami_nemo.compose import compose
+from sami_nemo.config.compose import compose
 from sami_nemo.endpoint import Reply
 from sami_nemo.evaluate.comparisons import Comparison
 from sami_nemo.evaluate.judge import ask_in_orders, verdicts

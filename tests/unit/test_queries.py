@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from sami_nemo.config import DataConfig
-from sami_nemo.data.loaders import REPOSITORY, first_human_turn, load_queries
-from sami_nemo.data.records import Query
-from sami_nemo.data.split import split_queries
+from sami_nemo.config.schema import DataConfig
 from sami_nemo.errors import DataError
+from sami_nemo.queries.loaders import REPOSITORY, first_human_turn, load_queries
+from sami_nemo.queries.split import split_queries
+from sami_nemo.records import Query
 
 
 def words(text: str) -> int:
@@ -130,7 +130,7 @@ def test_hub_schema_of_tldr(tmp_path: Path) -> None:
 
 
 def test_shipped_sample() -> None:
-    file = REPOSITORY / "sami_nemo" / "data" / "sample_queries.jsonl"
+    file = REPOSITORY / "sami_nemo" / "queries" / "sample_queries.jsonl"
     queries, report = load_queries(config(file), words)
     assert report.kept == report.read >= 320
     kinds = [json.loads(line)["kind"] for line in file.read_text().splitlines()]
@@ -139,7 +139,7 @@ def test_shipped_sample() -> None:
 
 
 def test_shipped_sample_has_no_near_duplicates() -> None:
-    queries, _ = load_queries(config(REPOSITORY / "sami_nemo" / "data" / "sample_queries.jsonl"), words)
+    queries, _ = load_queries(config(REPOSITORY / "sami_nemo" / "queries" / "sample_queries.jsonl"), words)
     vocabularies = [set(re.findall(r"\w+", query.text.lower())) for query in queries]
     # Five words of a common question ("What is the difference between ...") are shared by right; most words are not.
     assert all(len(a & b) / len(a | b) < 0.7 for a, b in itertools.combinations(vocabularies, 2))

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sami_nemo.compose import CONF, RECIPES, compose, schema_keys
-from sami_nemo.config import Config, flatten
-from sami_nemo.config_checks import check_config
+from sami_nemo.config.compose import CONF, RECIPES, compose, schema_keys
+from sami_nemo.config.precision import AUTO
+from sami_nemo.config.schema import Config, flatten
+from sami_nemo.launch.checks import check_config
 from sami_nemo.launch.stages import plan
-from sami_nemo.precision import AUTO
 
 PAPER = ("sami_mistral_hh", "sami_mistral", "sami_mixtral")
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from sami_nemo.config import Config, parse_config
-from sami_nemo.data.records import Constitution, Query, Response
+from sami_nemo.config.schema import Config, parse_config
 from sami_nemo.errors import ConfigError
-from sami_nemo.generate.requests import half_index, needed_groups, plan_requests, requests_sha256, training_queries
+from sami_nemo.generate.requests import plan_requests, requests_sha256, training_queries
 from sami_nemo.generate.response_log import ResponseLog
+from sami_nemo.queries.split import half_index, needed_groups
+from sami_nemo.records import Constitution, Query, Response
 
 BOTH = (Constitution("a", ("Be brief.",)), Constitution("b", ("Be long.",)))
 

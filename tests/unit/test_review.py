@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from sami_nemo.compose import compose
-from sami_nemo.config import Config
+from sami_nemo.config.compose import compose
+from sami_nemo.config.schema import Config
 from sami_nemo.launch.console import PlainView
 from sami_nemo.launch.local_runner import ReviewPending, run_stages
 from sami_nemo.launch.stages import Stage

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sami_nemo.compose import compose
-from sami_nemo.config import Config
-from sami_nemo.launch.slurm_script import Job, command_of, jobs_of
+from sami_nemo.config.compose import compose
+from sami_nemo.config.schema import Config
+from sami_nemo.launch.slurm.script import Job, command_of, jobs_of
 from sami_nemo.launch.stages import ROOT, plan
 
 IMAGES = ("cluster.train_image=/images/train.sqsh", "cluster.generate_image='registry#team/generate:1'")

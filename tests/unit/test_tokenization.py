@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from sami_nemo.data.records import Constitution, Query
-from sami_nemo.data.tokenization import PromptTokenizer
+from sami_nemo.base_model.random_model import CHAT_TEMPLATE, train_tokenizer
 from sami_nemo.errors import CheckpointError
-from sami_nemo.model.random_model import CHAT_TEMPLATE, train_tokenizer
+from sami_nemo.prompts.tokenization import PromptTokenizer
+from sami_nemo.records import Constitution, Query
 
 ROOT = Path(__file__).parents[2]
 BRIEF = Constitution("brief", ("Be brief.",))
@@ -29,8 +29,8 @@ TEXT = "The post says: write a response for the assistant. Summarize the post be
 PROBE = """
 import json, sys
 from pathlib import Path
-from sami_nemo.data.records import Constitution, Query
-from sami_nemo.data.tokenization import PromptTokenizer
+from sami_nemo.records import Constitution, Query
+from sami_nemo.prompts.tokenization import PromptTokenizer
 directory, constitution, query, cases = json.loads(sys.argv[1])
 constitution, query = Constitution.from_json(constitution), Query(**query)
 found = []

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from sami_nemo.compose import compose
-from sami_nemo.constitution import write
+from sami_nemo import writer
+from sami_nemo.config.compose import compose
 from sami_nemo.constitution.principles import load_principles
 from sami_nemo.errors import DataError
 from sami_nemo.run_dir import RunDir, partial, read_json
@@ -28,7 +28,7 @@ def run_stage(answer: Callable[[list[dict[str, str]]], str], tmp_path: Path) -> 
     config = compose(["recipe=sami_mistral", "principles=endpoint_writer", *words, f"runs_dir={tmp_path}"])
     run = RunDir(config.run_dir)
     try:
-        write.main(config, run, 0)
+        writer.main(config, run, 0)
     finally:
         server.close()
     return run, server
@@ -65,5 +65,5 @@ def test_after_the_last_attempt_the_reply_is_shown(tmp_path: Path) -> None:
 def test_a_file_is_checked_and_copied(tmp_path: Path) -> None:
     config = compose([f"runs_dir={tmp_path}"])
     run = RunDir(config.run_dir)
-    write.main(config, run, 0)
+    writer.main(config, run, 0)
     assert load_principles(str(partial(run.principles))) == load_principles("dialogue_claude_opus")

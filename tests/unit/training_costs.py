@@ -17,11 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from sami_nemo.config import load_config
-from sami_nemo.data.contrast_module import ContrastDataModule
-from sami_nemo.data.records import Constitution, ContrastGroup, Query
+from sami_nemo.config.schema import load_config
+from sami_nemo.contrast.data_module import ContrastDataModule
 from sami_nemo.model.optimizers import unchained
 from sami_nemo.model.trainer import backend, build_model, build_trainer
+from sami_nemo.records import Constitution, ContrastGroup, Query
 from sami_nemo.run_dir import write_json
 
 STEPS = 3

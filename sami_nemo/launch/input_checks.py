@@ -1,0 +1,82 @@
+"""What a run reads and where it writes, checked before anything starts, as far as files here tell. Needs no torch.
+
+Asked when a run begins and not to look after one: its data may be gone by then. What is not on this machine, a hub name or
+a file of a cluster, is left to the preflight.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+from sami_nemo.base_model import sealed
+from sami_nemo.config.schema import Config
+from sami_nemo.errors import ConfigError, UserError, raise_all
+from sami_nemo.geometry import check_files, read_geometry
+from sami_nemo.queries.loaders import load_queries, local_files, paths_of
+from sami_nemo.queries.split import split_for_run
+
+
+def check_inputs(config: Config) -> None:
+    """Refuse a run directory that cannot be written, and models and queries that no stage could use.
+
+    Raises:
+        UserError: all of them.
+    """
+    problems: list[UserError] = []
+    for check in (check_run_directory, check_models, check_queries):
+        try:
+            check(config)
+        except UserError as error:
+            problems.append(error)
+    raise_all(problems)
+
+
+def check_run_directory(config: Config) -> None:
+    check_writable("runs_dir", config.runs_dir, config.run_dir)
+
+
+def check_writable(field: str, value: str, directory: Path) -> None:
+    """`directory` is there and can be written, or can be made."""
+    # Unlike Path.exists, os.access minds neither names that are too long nor directories that are closed to us.
+    existing = next(path for path in (directory, *directory.parents) if os.access(path, os.F_OK))
+    if not existing.is_dir():
+        raise ConfigError(field, value, f"{existing} is no directory; give another place")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(field, value, f"{existing} cannot be written; give another place")
+
+
+def check_models(config: Config) -> None:
+    """A directory that is given as a checkpoint is one, and what stands where a model will be made is that model."""
+    model, instruct, principles = config.model, config.evaluate.instruct, config.principles
+    base = Path(model.path)
+    if model.prepare == "none":
+        _check_checkpoint(base, "model.path")
+    elif base.exists():
+        sealed.verify(base, contents=False)
+    else:
+        check_writable("model.path", model.path, base)
+    if instruct is not None:
+        _check_checkpoint(Path(instruct), "evaluate.instruct")
+    if principles.source == "local" and principles.model is not None and Path(principles.model).exists():
+        check_files(Path(principles.model), "principles.model")
+
+
+def _check_checkpoint(directory: Path, field: str) -> None:
+    """What is sampled from and scored."""
+    if directory.exists():
+        check_files(directory, field)
+        read_geometry(directory, field)
+
+
+def check_queries(config: Config) -> None:
+    """Files of queries that are here can be read, and hold enough if the model's tokenizer finds none of them too long."""
+    if not paths_of(config.data.source):
+        return
+    files = local_files(config.data.source)
+    # A launcher on a login node has no packages to read Parquet with.
+    if importlib.util.find_spec("pyarrow") is None and any(file.suffix == ".parquet" for file in files):
+        return
+    queries, _ = load_queries(config.data, count_tokens=lambda text: 0)
+    split_for_run(config, queries)
