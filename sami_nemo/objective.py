@@ -22,6 +22,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+Normalization = Literal["mean", "sum"]
+
 
 def sami_loss(logprobs: Tensor) -> Tensor:
     """Two-sided InfoNCE loss of each contrast group.
@@ -54,7 +56,7 @@ def mutual_information_bound(logprobs: Tensor) -> Tensor:
     return math.log(logprobs.shape[-1]) - sami_loss(logprobs)
 
 
-def response_logprobs(token_logprobs: Tensor, mask: Tensor, normalization: Literal["mean", "sum"] = "mean") -> Tensor:
+def response_logprobs(token_logprobs: Tensor, mask: Tensor, normalization: Normalization = "mean") -> Tensor:
     """Log-prob of each response from those of its tokens.
 
     Sum and count are taken apart and in float32, so that every parallel layout gives the same value.

@@ -16,8 +16,9 @@ sequence, T tokens of a response, n predicted tokens.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,8 +26,58 @@ from torch.utils.data import IterableDataset
 
 from sami_nemo.records import ContrastGroup
 
-Batch = dict[str, Tensor]
 Layout = Literal["shared_prefix", "plain"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch: what the model computes, and what the loss makes of it. Padding stands where nothing sees it."""
+
+    tokens: Tensor
+    """`[sequence, S]`, ids."""
+    position_ids: Tensor
+    """`[sequence, S]`."""
+    row_lengths: Tensor | None
+    """`[row, 1 + R]`, tokens of each packed row's prompt and responses; None: the plain layout."""
+    predicts_n: Tensor
+    """Where each response token is predicted from: indices into the positions of all sequences, position by position
+    (s * sequences + sequence, as Megatron lays out hidden states)."""
+    labels_n: Tensor
+    """The tokens that are predicted."""
+    slots_n: Tensor
+    """Where they belong: indices into `[N, T]`."""
+    mask_NT: Tensor
+    """1 where a response has a token."""
+    group_index_B: tuple[int, ...]
+    """Which groups these are, in the data module's order of groups."""
+    shape: tuple[int, int, int]
+    """B, C, R."""
+    weight: float
+    """Of the micro-batch in the mean over a step's micro-batches."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
+        """On another device."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """In memory that a GPU copies from while it computes; called by torch's data loader."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        changed: dict[str, Any] = {
+            name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **changed)
+
+
+@dataclass(frozen=True)
+class _Arranged:
+    """The part of a batch that differs between the layouts."""
+
+    tokens: Tensor
+    position_ids: Tensor
+    predicts_n: Tensor
+    row_lengths: Tensor | None = None
 
 
 def group_length(group: ContrastGroup) -> int:
@@ -55,34 +106,27 @@ def collate(
 ) -> Batch:
     """Token tensors of `groups`, padded on the right to `length`.
 
-    Padding stands behind everything that counts, where nothing sees it.
-
     Args:
+        indices: of the groups, `Batch.group_index_B`.
         weight: of the micro-batch in the mean over a step's micro-batches.
-
-    Returns:
-        tokens and position_ids `[sequence, S]`; predicts_n, indices into positions of all sequences, position by position
-        (s * sequences + sequence, as Megatron lays out hidden states); labels_n; slots_n, indices into `[N, T]`; mask_NT, 1
-        where a response has a token; group_index_B; shape, the sizes (B, C, R); weight; row_lengths `[row, 1 + R]` in the
-        shared prefix layout.
     """
     constitutions, responses = len(groups[0].prompt_ids), len(groups[0].response_ids)
     arrange = _plain if layout == "plain" else _shared_prefix
-    batch = arrange(groups, length)
+    arranged = arrange(groups, length)
     lengths = [len(r) for group in groups for _ in range(constitutions) for r in group.response_ids]
     mask_NT = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).float()
-    return {
-        **batch,
-        "labels": torch.tensor([t for g in groups for _ in range(constitutions) for r in g.response_ids for t in r]),
-        "slots": mask_NT.flatten().nonzero()[:, 0],
-        "mask": mask_NT,
-        "group_index": torch.tensor(indices),
-        "shape": torch.tensor((len(groups), constitutions, responses)),
-        "weight": torch.tensor(weight),
-    }
+    return Batch(
+        **vars(arranged),
+        labels_n=torch.tensor([t for g in groups for _ in range(constitutions) for r in g.response_ids for t in r]),
+        slots_n=mask_NT.flatten().nonzero()[:, 0],
+        mask_NT=mask_NT,
+        group_index_B=tuple(indices),
+        shape=(len(groups), constitutions, responses),
+        weight=weight,
+    )
 
 
-def _plain(groups: Sequence[ContrastGroup], length: int) -> Batch:
+def _plain(groups: Sequence[ContrastGroup], length: int) -> _Arranged:
     pairs = [(prompt, response) for g in groups for prompt in g.prompt_ids for response in g.response_ids]
     tokens_NS = torch.zeros(len(pairs), length, dtype=torch.long)
     predicts: list[int] = []
@@ -91,10 +135,10 @@ def _plain(groups: Sequence[ContrastGroup], length: int) -> Batch:
         tokens_NS[n, : len(ids)] = ids
         predicts += [(len(prompt) - 1 + t) * len(pairs) + n for t in range(len(response))]
     position_ids = torch.arange(length).expand(len(pairs), length).contiguous()
-    return {"tokens": tokens_NS, "position_ids": position_ids, "predicts": torch.tensor(predicts)}
+    return _Arranged(tokens_NS, position_ids, torch.tensor(predicts))
 
 
-def _shared_prefix(groups: Sequence[ContrastGroup], length: int) -> Batch:
+def _shared_prefix(groups: Sequence[ContrastGroup], length: int) -> _Arranged:
     tokens: list[int] = []
     positions: list[int] = []
     predicts: list[int] = []
@@ -111,12 +155,12 @@ def _shared_prefix(groups: Sequence[ContrastGroup], length: int) -> Batch:
                 positions += range(len(prompt), len(prompt) + len(response))
             rows.append([len(prompt), *map(len, group.response_ids)])
     padding = [0] * (length - len(tokens))
-    return {
-        "tokens": torch.tensor([tokens + padding]),
-        "position_ids": torch.tensor([positions + padding]),
-        "predicts": torch.tensor(predicts),
-        "row_lengths": torch.tensor(rows),
-    }
+    return _Arranged(
+        torch.tensor([tokens + padding]),
+        torch.tensor([positions + padding]),
+        torch.tensor(predicts),
+        torch.tensor(rows),
+    )
 
 
 def training_order(groups: int, seed: int, iteration: int) -> list[int]:

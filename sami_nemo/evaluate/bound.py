@@ -58,7 +58,7 @@ def score_groups(config: Config, model: Any, groups: list[ContrastGroup]) -> lis
 
     from sami_nemo.contrast.data_module import ContrastDataModule
     from sami_nemo.model.callbacks import EvaluationProgress
-    from sami_nemo.model.sami_model import ScoreReduction
+    from sami_nemo.model.scoring import ScoreReduction
     from sami_nemo.model.trainer import build_trainer
 
     train = config.train

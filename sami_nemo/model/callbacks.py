@@ -15,7 +15,8 @@ from megatron.core import parallel_state
 from sami_nemo.config.schema import Config
 from sami_nemo.contrast.data_module import ContrastDataModule
 from sami_nemo.errors import TrainingDiverged
-from sami_nemo.model.sami_model import SamiModel, ScoreReduction
+from sami_nemo.model.sami_model import SamiModel
+from sami_nemo.model.scoring import ScoreReduction
 from sami_nemo.model.training_state import checkpoints, load_training_state, save_training_state
 from sami_nemo.progress import report, report_phase, stop_requested
 from sami_nemo.run_dir import read_jsonl, write_jsonl

@@ -90,7 +90,7 @@ def nemo_config(geometry: Geometry, train: TrainConfig, sequence_length: int, on
         attention_softmax_in_fp32=True,
         **_layout(train),
         **_kernels(fused),
-        **_mixture(geometry, train, fused),
+        **_mixture(geometry, fused),
     )
 
 
@@ -107,6 +107,8 @@ def _layout(train: TrainConfig) -> dict[str, Any]:
         "sequence_parallel": train.sequence_parallel,
         # Groups differ in length, so pipeline stages must tell each other the shapes.
         "variable_seq_lengths": train.pipeline_parallel > 1,
+        # Of mixtures; Megatron checks it for all models.
+        "moe_token_dispatcher_type": train.moe_dispatcher,
     }
     if train.activation_checkpointing:
         settings |= {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
@@ -126,7 +128,7 @@ def _kernels(fused: bool) -> dict[str, Any]:
     }
 
 
-def _mixture(geometry: Geometry, train: TrainConfig, fused: bool) -> dict[str, Any]:
+def _mixture(geometry: Geometry, fused: bool) -> dict[str, Any]:
     """Mixtral's router and experts; nothing for a dense model."""
     if geometry.num_experts is None:
         return {}
@@ -136,6 +138,5 @@ def _mixture(geometry: Geometry, train: TrainConfig, fused: bool) -> dict[str, A
         "moe_router_pre_softmax": False,  # Mixtral: softmax over the chosen experts
         "moe_router_load_balancing_type": "none",  # the paper trains without an auxiliary loss
         "moe_aux_loss_coeff": 0.0,
-        "moe_token_dispatcher_type": train.moe_dispatcher,
         "moe_grouped_gemm": fused,
     }

@@ -22,7 +22,6 @@ from sami_nemo.checkpoint.hf_import import load_hf_weights
 from sami_nemo.config.schema import TrainConfig
 from sami_nemo.contrast.batches import Batch, batch_length, collate
 from sami_nemo.geometry import read_geometry
-from sami_nemo.model.contrast_gpt import ContrastGPTModel
 from sami_nemo.model.cpu_backend import cpu_backend
 from sami_nemo.model.megatron_config import nemo_config
 from sami_nemo.records import ContrastGroup
@@ -71,7 +70,6 @@ def evaluate(
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
     """Token log-probs of each micro-batch (last pipeline stage), and this rank's gradients."""
     model = nemo_config(read_geometry(base), train, 64, on_gpu).configure_model(None).cuda()
-    model.__class__ = ContrastGPTModel
     load_hf_weights(model, base)
     # Every data-parallel rank takes all groups: what is compared does not depend on how they are dealt.
     batches = []
@@ -79,16 +77,16 @@ def evaluate(
         together = [groups[i] for i in pair]
         length = -(-batch_length(together, train.layout) // train.tensor_parallel) * train.tensor_parallel
         batch = collate(together, pair, length, train.layout)
-        batches.append({name: tensor.cuda() for name, tensor in batch.items()})
+        batches.append(batch.to("cuda"))
 
     def forward_step(iterator: Iterator[Batch], model: torch.nn.Module) -> Any:
         batch = next(iterator)
         output = model(
-            batch["tokens"],
-            batch["position_ids"],
-            batch.get("row_lengths"),
-            predicts_n=batch["predicts"],
-            labels_n=batch["labels"],
+            batch.tokens,
+            batch.position_ids,
+            batch.row_lengths,
+            predicts_n=batch.predicts_n,
+            labels_n=batch.labels_n,
         )
 
         def loss(logprobs_n: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

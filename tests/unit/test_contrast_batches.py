@@ -7,6 +7,7 @@ import random
 from typing import Any
 
 import pytest
+import torch
 
 from sami_nemo.contrast.batches import (
     Layout,
@@ -40,40 +41,40 @@ GROUP = make_group("a", [[1, 2, 3], [1, 4]], [[10], [11, 12]])
 def test_plain_sequences_by_hand() -> None:
     batch = collate([GROUP], [7], length=6, layout="plain")
     # constitution 0 x response 0, 0 x 1, 1 x 0, 1 x 1
-    assert batch["tokens"].tolist() == [
+    assert batch.tokens.tolist() == [
         [1, 2, 3, 10, 0, 0],
         [1, 2, 3, 11, 12, 0],
         [1, 4, 10, 0, 0, 0],
         [1, 4, 11, 12, 0, 0],
     ]
-    assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 5]] * 4
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 5]] * 4
     # Hidden states lie position by position: position s of sequence n is s * 4 + n.
-    assert batch["predicts"].tolist() == [2 * 4 + 0, 2 * 4 + 1, 3 * 4 + 1, 1 * 4 + 2, 1 * 4 + 3, 2 * 4 + 3]
-    assert "row_lengths" not in batch
+    assert batch.predicts_n.tolist() == [2 * 4 + 0, 2 * 4 + 1, 3 * 4 + 1, 1 * 4 + 2, 1 * 4 + 3, 2 * 4 + 3]
+    assert batch.row_lengths is None
 
 
 def test_packed_rows_by_hand() -> None:
     batch = collate([GROUP, GROUP], [7, 3], length=24, layout="shared_prefix")
     row_0, row_1 = [1, 2, 3, 10, 11, 12], [1, 4, 10, 11, 12]
-    assert batch["tokens"].tolist() == [row_0 + row_1 + row_0 + row_1 + [0, 0]]
+    assert batch.tokens.tolist() == [row_0 + row_1 + row_0 + row_1 + [0, 0]]
     # Both responses go on behind the prompt.
     positions = [0, 1, 2, 3, 3, 4, 0, 1, 2, 2, 3]
-    assert batch["position_ids"].tolist() == [positions * 2 + [0, 0]]
+    assert batch.position_ids.tolist() == [positions * 2 + [0, 0]]
     # The prompt's last token predicts the first of each response: at 2 in row 0, at 7 in row 1.
     one = [2, 2, 4, 7, 7, 9]
-    assert batch["predicts"].tolist() == one + [11 + index for index in one]
-    assert batch["row_lengths"].tolist() == [[3, 1, 2], [2, 1, 2]] * 2
+    assert batch.predicts_n.tolist() == one + [11 + index for index in one]
+    assert batch.row_lengths.tolist() == [[3, 1, 2], [2, 1, 2]] * 2
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_is_predicted_is_the_same_in_both_layouts(layout: Layout) -> None:
     batch = collate([GROUP], [7], length=12, layout=layout)
-    assert batch["labels"].tolist() == [10, 11, 12, 10, 11, 12]
-    assert batch["mask"].tolist() == [[1, 0], [1, 1], [1, 0], [1, 1]]
+    assert batch.labels_n.tolist() == [10, 11, 12, 10, 11, 12]
+    assert batch.mask_NT.tolist() == [[1, 0], [1, 1], [1, 0], [1, 1]]
     # Into the four pairs with room for two tokens each.
-    assert batch["slots"].tolist() == [0, 2, 3, 4, 6, 7]
-    assert batch["group_index"].tolist() == [7]
-    assert batch["shape"].tolist() == [1, 2, 2]
+    assert batch.slots_n.tolist() == [0, 2, 3, 4, 6, 7]
+    assert batch.group_index_B == (7,)
+    assert batch.shape == (1, 2, 2)
 
 
 def test_lengths_and_tokens_by_hand() -> None:
@@ -150,18 +151,18 @@ def test_ranks_share_each_step_without_overlap(layout: Layout) -> None:
         batches = list(rank)
         assert len(batches) == len(rank)
         dealt = [micro for number in range(2) for micro in rank.steps[number][rank.rank]]
-        assert [batch["group_index"].tolist() for batch in batches] == dealt
+        assert [list(batch.group_index_B) for batch in batches] == dealt
 
 
 def test_every_group_weighs_the_same() -> None:
     """The mean of a step's micro-batches, by their weights, is the mean of its groups."""
     groups = [make_group(str(i), [[1] * (i * i + 1)] * 2, [[5]] * 2) for i in range(8)]
     batches = list(micro_batches(groups, list(range(8)), rank=0))
-    sizes = [len(batch["group_index"]) for batch in batches]
+    sizes = [len(batch.group_index_B) for batch in batches]
     assert sum(sizes) == 4 and len(set(sizes)) > 1
-    values = [float(batch["group_index"].float().mean()) for batch in batches]
-    weighted = [value * float(batch["weight"]) for value, batch in zip(values, batches, strict=True)]
-    mine = [int(i) for batch in batches for i in batch["group_index"]]
+    values = [sum(batch.group_index_B) / len(batch.group_index_B) for batch in batches]
+    weighted = [value * batch.weight for value, batch in zip(values, batches, strict=True)]
+    mine = [i for batch in batches for i in batch.group_index_B]
     assert sum(weighted) / len(batches) == pytest.approx(sum(mine) / 4)
     # Without the weights it is not.
     assert sum(values) / len(batches) != pytest.approx(sum(mine) / 4)
@@ -171,16 +172,16 @@ def test_ranks_pad_alike_only_where_they_must() -> None:
     groups = [make_group(str(i), [[1] * (i + 1)] * 2, [[5]] * 2) for i in range(8)]
     for same in (True, False):
         ranks = [list(micro_batches(groups, list(range(8)), rank, same_length=same)) for rank in range(2)]
-        lengths = [[batch["tokens"].shape[1] for batch in rank] for rank in ranks]
-        own = [[int(batch["row_lengths"].sum()) for batch in rank] for rank in ranks]
+        lengths = [[batch.tokens.shape[1] for batch in rank] for rank in ranks]
+        own = [[int(batch.row_lengths.sum()) for batch in rank if batch.row_lengths is not None] for rank in ranks]
         assert lengths == ([[max(pair) for pair in zip(*own, strict=True)]] * 2 if same else own)
 
 
 def test_lengths_are_rounded_up() -> None:
     [batch] = MicroBatches([GROUP], [[[[0]]]], "plain", 0, multiple=4)
-    assert batch["tokens"].shape == (4, 8)
+    assert batch.tokens.shape == (4, 8)
     [batch] = MicroBatches([GROUP], [[[[0]]]], "shared_prefix", 0, multiple=4)
-    assert batch["tokens"].shape == (1, 12)
+    assert batch.tokens.shape == (1, 12)
 
 
 def test_order_depends_on_seed_and_iteration_alone() -> None:
@@ -188,3 +189,14 @@ def test_order_depends_on_seed_and_iteration_alone() -> None:
     assert training_order(50, 1, 1) != training_order(50, 1, 2)
     assert training_order(50, 1, 1) != training_order(50, 2, 1)
     assert sorted(training_order(50, 1, 1)) == list(range(50))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_batch_moves_as_a_whole(layout: Layout) -> None:
+    batch = collate([GROUP], [7], length=12, layout=layout)
+    moved = batch.to("meta")
+    for name, value in vars(batch).items():
+        if isinstance(value, torch.Tensor):
+            assert getattr(moved, name).device.type == "meta" and getattr(moved, name).shape == value.shape, name
+        else:
+            assert getattr(moved, name) == value, name
