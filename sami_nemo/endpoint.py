@@ -17,7 +17,7 @@ from typing import Any
 
 import openai
 
-from sami_nemo.config.schema import is_loopback
+from sami_nemo.config.types import is_loopback
 from sami_nemo.errors import EndpointError
 
 Message = dict[str, str]

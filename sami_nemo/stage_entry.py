@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from sami_nemo.config.schema import load_config
+from sami_nemo.config.files import load_config
 from sami_nemo.errors import EXIT_USER_ERROR, UserError
 from sami_nemo.progress import report_error, report_phase
 from sami_nemo.run_dir import INSTRUCT, RunDir

@@ -11,7 +11,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from sami_nemo.config.schema import load_config
+from sami_nemo.config.files import load_config
 from sami_nemo.run_dir import RunDir, commit
 
 

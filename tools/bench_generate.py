@@ -22,7 +22,8 @@ from pathlib import Path
 import yaml
 
 from sami_nemo.bench.measure import machine, paired, table
-from sami_nemo.config.schema import Config, parse_config
+from sami_nemo.config.files import parse_config
+from sami_nemo.config.schema import Config
 from sami_nemo.constitution.drawing import all_constitutions
 from sami_nemo.constitution.principles import load_principles
 from sami_nemo.errors import EXIT_USER_ERROR, UserError

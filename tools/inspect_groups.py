@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sami_nemo.base_model.locate import locate
-from sami_nemo.config.schema import load_config
+from sami_nemo.config.files import load_config
 from sami_nemo.errors import EXIT_USER_ERROR, DataError, RunDirectoryError, UserError
 from sami_nemo.evaluate.metrics import bound
 from sami_nemo.records import ContrastGroup

@@ -21,8 +21,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel
 
+from sami_nemo.config.files import flatten, parse_config
 from sami_nemo.config.precision import Processor, settle, this_processor
-from sami_nemo.config.schema import Config, flatten, parse_config
+from sami_nemo.config.schema import Config
 from sami_nemo.errors import ConfigError, raise_all
 from sami_nemo.run_dir import RunDir
 

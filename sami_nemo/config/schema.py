@@ -8,74 +8,32 @@ checked in `launch/checks.py`.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field
 
-from sami_nemo.errors import ConfigError, together
-
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-# Of one file or directory, in bytes: Linux's limit.
-LONGEST_FILE_NAME = 255
-
-
-def _number_as_text(value: Any) -> Any:
-    """Environment variables such as OMP_NUM_THREADS look like numbers in YAML."""
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-def _web_address(value: str) -> str:
-    """What an HTTP client can ask: it would not say before the first question, after hours of training."""
-    try:
-        parts = urlsplit(value)
-        # Reading the port checks it.
-        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        sound = False
-    if not sound or re.search(r"\s", value):
-        raise ValueError("no address of an endpoint; give http://HOST:PORT/v1 or https://HOST/v1")
-    return value
-
-
-def _path(value: str) -> str:
-    """Longer names are no name of a file anywhere, and make Python's questions about files fail."""
-    if "\0" in value or any(len(name.encode()) > LONGEST_FILE_NAME for name in value.split("/")):
-        raise ValueError(f"no path; the names in it have {LONGEST_FILE_NAME} bytes at most")
-    return value
-
-
-PathText = Annotated[str, AfterValidator(_path)]
-WebAddress = Annotated[str, AfterValidator(_web_address)]
-VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-
-
-class Section(BaseModel):
-    """A group of settings: immutable, strict about types, without room for unknown keys, and without blank texts."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
-
-    @field_validator("*")
-    @classmethod
-    def _says_something(cls, value: Any) -> Any:
-        """A blank path is the working directory, a blank name anything: never what was meant."""
-        for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str) and not text.strip():
-                raise ValueError("is blank; give a value, or leave the key out")
-        return value
+from sami_nemo.config.machine import ClusterConfig, HardwareConfig
+from sami_nemo.config.types import (
+    LONGEST_FILE_NAME,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PathText,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    VariableName,
+    WebAddress,
+)
 
 
 class ModelConfig(Section):
     """The base model that every iteration starts from."""
 
     name: str
+    """What the model is called in messages."""
     architecture: Literal["mistral", "mixtral"]
+    """Of the checkpoint: `model_type` in config.json."""
     path: PathText
     """A Hugging Face checkpoint directory, or a hub name."""
     prepare: Literal["none", "smollm2", "random"] = "none"
@@ -83,14 +41,21 @@ class ModelConfig(Section):
     num_layers: PositiveInt | None = None
     """Geometry; null reads it from `path`/config.json. Shipped models state it for checks without files."""
     hidden_size: PositiveInt | None = None
+    """Channels between the layers."""
     num_attention_heads: PositiveInt | None = None
+    """Query heads of a layer."""
     num_key_value_heads: PositiveInt | None = None
+    """Key and value heads of a layer."""
     num_experts: PositiveInt | None = None
+    """Of each layer; null: a dense model."""
     experts_per_token: PositiveInt | None = None
+    """Experts that compute each token."""
     ffn_hidden_size: PositiveInt | None = None
     """Of the feed-forward block, or of one expert."""
     head_dim: PositiveInt | None = None
+    """Channels of a head; null: hidden_size / num_attention_heads."""
     vocab_size: PositiveInt | None = None
+    """Tokens, and rows of the embedding."""
     tied_embeddings: bool | None = None
     """Whether the output projection is the token embedding."""
 
@@ -99,6 +64,7 @@ class DataConfig(Section):
     """Where queries come from and how they are split."""
 
     name: str
+    """What the data is called in messages."""
     format: Literal["hh_rlhf", "tldr", "queries"]
     """Row schema: HH-RLHF conversations, TL;DR comparisons, or rows with one text field."""
     task: Literal["dialogue", "summary"]
@@ -108,6 +74,7 @@ class DataConfig(Section):
     subsets: list[str] = Field(default_factory=list)
     """Subsets (HH-RLHF: data directories) of a hub data set."""
     split: str = "train"
+    """Of a hub data set."""
     field: str = "query"
     """The text field of rows in the format `queries`."""
     evaluation_queries: PositiveInt
@@ -115,12 +82,14 @@ class DataConfig(Section):
     evaluation_selection: Literal["random", "first"] = "random"
     """The paper evaluates on the first 250 queries of each data set."""
     max_query_tokens: PositiveInt
+    """Longer queries are left out, in tokens of the base model."""
 
 
 class PrinciplesConfig(Section):
     """The principles that constitutions are drawn from: shipped, a file of one's own, or written by a model."""
 
     name: str
+    """What the principles are called in messages."""
     source: Literal["file", "local", "endpoint"]
     """A principles file; a writer that the stage serves with vLLM on this machine; or one behind an address."""
     file: PathText | None = None
@@ -157,10 +126,12 @@ class GenerateConfig(Section):
     engines: PositiveInt = 1
     """Engines that share a stage's requests: a Slurm job array, or on one machine as many at a time as have GPUs."""
     max_model_len: PositiveInt
+    """Most tokens of a prompt with its response."""
     max_num_seqs: PositiveInt | None = None
     """Most requests that an engine works on at a time. Null: on CPUs as many of the longest as the cache has room for, on
     GPUs vLLM's own limit."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of each GPU's memory that vLLM takes."""
     cpu_kv_cache_gib: PositiveInt | None = None
     """Memory for keys and values on CPUs. Null: a quarter of what is free, as far as a chunk of requests needs it."""
     chunk_requests: PositiveInt = 512
@@ -179,19 +150,26 @@ class TrainConfig(Section):
     batches: PositiveInt
     """N_b: gradient steps of iteration 1; iteration n takes n * N_b."""
     constitutions_per_query: Annotated[int, Field(ge=2)] = 2
-    """N_c."""
+    """N_c: constitutions of a contrast group, and responses in it."""
     layout: Literal["shared_prefix", "plain"] = "shared_prefix"
     """Every prompt once with all responses to it, or every response behind every prompt: slower, the reference."""
     micro_batch_tokens: PositiveInt | None = None
     """Most tokens per forward pass of a rank: as many contrast groups as fit, at least one. Null: as many tokens as the
     longest group of the step has, so that packing takes no memory."""
     optimizer: Literal["adamw", "rmsprop"]
+    """AdamW, or RMSprop as in the paper's Table 1."""
     lr: PositiveFloat
+    """Learning rate, constant."""
     weight_decay: NonNegativeFloat = 0.0
+    """Decoupled in AdamW, added to gradients in RMSprop."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay of the mean of gradients."""
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Decay of the mean of their squares."""
     rmsprop_alpha: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Decay of the mean of squared gradients."""
     eps: PositiveFloat = 1e-8
+    """Added to the root of that mean."""
     clip_grad: NonNegativeFloat = 1.0
     """Largest gradient norm; 0 turns clipping off."""
     precision: Literal["bf16", "fp32"] = "bf16"
@@ -202,16 +180,25 @@ class TrainConfig(Section):
     """Type in which micro-batches and data-parallel ranks are summed; null: that of the master weights. bf16 beside
     fp32 masters takes 2 bytes a parameter less, and rounds each sum to 8 bits of mantissa."""
     logprob_normalization: Literal["mean", "sum"] = "mean"
+    """Response log-probs in nats per token (the paper's), or in nats."""
     kl_beta: NonNegativeFloat = 0.0
     """Weight of the KL penalty to the base model."""
     tensor_parallel: PositiveInt = 1
+    """Ranks that share each layer."""
     pipeline_parallel: PositiveInt = 1
+    """Stages that share the layers."""
     expert_parallel: PositiveInt = 1
+    """Ranks that share the experts of a layer; taken from the data-parallel ones."""
     context_parallel: PositiveInt = 1
+    """Not supported: 1."""
     sequence_parallel: bool = False
+    """Tensor-parallel ranks also share norms and residuals by position."""
     moe_dispatcher: Literal["alltoall", "allgather"] = "alltoall"
+    """How tokens reach the experts of other ranks."""
     distributed_optimizer: bool = True
+    """Data-parallel ranks share the optimizer's state."""
     activation_checkpointing: bool = False
+    """Keep only the input of each layer and compute it again in the backward pass: less memory, a third more time."""
     checkpoint_every: PositiveInt = 1
     """Gradient steps between checkpoints."""
 
@@ -236,6 +223,7 @@ class JudgeConfig(Section):
     """Who says which of two responses follows the desired constitution better."""
 
     name: str
+    """What the judge is called in messages."""
     method: Literal["endpoint", "pmi", "none"]
     """A model behind an OpenAI-compatible endpoint; the base model's log-probs (a proxy); or nobody."""
     model: str | None = None
@@ -247,13 +235,17 @@ class JudgeConfig(Section):
     both_orders: bool = False
     """Ask with either response first and take the mean; else one order, drawn by the seed."""
     max_tokens: PositiveInt = 512
+    """Limit of a reply, in tokens."""
     concurrency: PositiveInt = 16
     """Requests under way at a time."""
     timeout_seconds: PositiveFloat = 60.0
+    """Of one request."""
     retries: NonNegativeInt = 8
     """Of one request, after errors that pass: 429, 5xx, time-outs, dropped connections, damaged replies."""
     dollars_per_million_input_tokens: NonNegativeFloat = 0.0
+    """Price; for the account and the budget."""
     dollars_per_million_output_tokens: NonNegativeFloat = 0.0
+    """Price; for the account and the budget."""
     budget_dollars: PositiveFloat | None = None
     """Of the whole run; null: no limit."""
 
@@ -262,84 +254,11 @@ class LoggerConfig(Section):
     """Where training curves go besides the log files of the run."""
 
     tensorboard: bool = True
+    """Event files in the run's directory."""
     wandb_project: str | None = None
+    """Of Weights & Biases; null: not used."""
     mlflow_tracking_uri: str | None = None
-
-
-class HardwareConfig(Section):
-    """The devices that a run uses."""
-
-    name: str
-    accelerator: Literal["cpu", "gpu"]
-    nodes: PositiveInt = 1
-    devices_per_node: PositiveInt
-    """Processes per node in training: GPUs, or processes on the CPU."""
-    gpu_memory_gib: PositiveInt | None = None
-    """Memory that a recipe needs of each GPU; checked before anything starts."""
-    threads_per_process: PositiveInt | None = None
-    """CPU threads of each training process; null divides the cores."""
-    host_memory_gib: PositiveInt | None = None
-    """Of a node; null: not known, not checked."""
-    peak_tflops: PositiveFloat | None = None
-    """Dense bf16 matrix multiplication of one device, as its maker states it; for the planner, like all below."""
-    memory_gb_s: PositiveFloat | None = None
-    """Bandwidth of a device's memory."""
-    link_gb_s: PositiveFloat | None = None
-    """Bandwidth of a device to the others of its node, in one direction."""
-    network_gb_s: PositiveFloat | None = None
-    """Bandwidth of a device to other nodes, in one direction."""
-    efficiency: Annotated[float, Field(gt=0, le=1)] = 0.35
-    """Share of `peak_tflops` that training is expected to reach."""
-
-
-class JobConfig(Section):
-    """What a Slurm job asks for. Null, and what is not given: as `cluster.default` says, or as the stage needs it."""
-
-    partition: str | None = None
-    account: str | None = None
-    nodes: PositiveInt | None = None
-    gpus_per_node: NonNegativeInt | None = None
-    cpus_per_task: PositiveInt | None = None
-    memory: str | None = None
-    """Of a node, as Slurm writes it: 64G."""
-    time: str | None = None
-    """Limit as Slurm writes it: hours:minutes:seconds. A job that comes near it saves its state and is queued again."""
-    image: str | None = None
-    """Container image for Pyxis; null: by the stage's environment."""
-    mounts: list[str] = Field(default_factory=list)
-    """SOURCE:TARGET, besides the repository, the run, and the model and data directories."""
-    environment: dict[str, Annotated[str, BeforeValidator(_number_as_text)]] = Field(default_factory=dict)
-    flags: list[str] = Field(default_factory=list)
-    """More options of sbatch, for example --exclusive."""
-
-
-class ClusterConfig(Section):
-    """Where the stages run: on this machine, or as Slurm jobs. No result depends on it."""
-
-    name: str
-    scheduler: Literal["local", "slurm"]
-    train_image: str | None = None
-    """Container image of the training environment; null: no container, the environment in .venv."""
-    generate_image: str | None = None
-    mpi: str | None = None
-    """srun --mpi=…, for example pmix or pmi2; null: the cluster's default."""
-    retries: NonNegativeInt = 1
-    """How often a job is queued again after a failure that is not the user's, such as a lost GPU."""
-    requeues: PositiveInt = 20
-    """How often at all, time limits included."""
-    signal_seconds: PositiveInt = 300
-    """Ahead of its time limit a job is asked to save its state; what has not ended half of it later is killed."""
-    default: JobConfig = Field(default_factory=JobConfig)
-    principles: JobConfig = Field(default_factory=JobConfig)
-    model: JobConfig = Field(default_factory=JobConfig)
-    queries: JobConfig = Field(default_factory=JobConfig)
-    sample: JobConfig = Field(default_factory=JobConfig)
-    merge: JobConfig = Field(default_factory=JobConfig)
-    groups: JobConfig = Field(default_factory=JobConfig)
-    train: JobConfig = Field(default_factory=JobConfig)
-    evaluate: JobConfig = Field(default_factory=JobConfig)
-    judge: JobConfig = Field(default_factory=JobConfig)
-    report: JobConfig = Field(default_factory=JobConfig)
+    """Address or database of MLflow; null: not used."""
 
 
 class Config(Section):
@@ -348,10 +267,14 @@ class Config(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=LONGEST_FILE_NAME)
     """Of the run: its directory is `runs_dir`/`name`."""
     recipe: str
+    """recipes/NAME.yaml that the run is made from."""
     # NumPy, to which vLLM hands it on, takes 32 bits.
     seed: Annotated[int, Field(ge=0, lt=2**32)]
+    """Of splits, draws, orders and samplers."""
     iterations: PositiveInt
+    """Each trains from the base model, on responses of the one before."""
     runs_dir: PathText
+    """Where runs are kept."""
     model: ModelConfig
     data: DataConfig
     principles: PrinciplesConfig
@@ -377,79 +300,3 @@ class Config(Section):
         """Gradient steps of `iteration` (1-based): N_b, 2 N_b, 3 N_b, … (paper, Algorithm 1)."""
         assert iteration >= 1
         return self.train.batches * iteration
-
-
-OPERATIONAL = frozenset(
-    {
-        "cluster",
-        "hardware.efficiency",
-        "hardware.host_memory_gib",
-        "hardware.link_gb_s",
-        "hardware.memory_gb_s",
-        "hardware.network_gb_s",
-        "hardware.peak_tflops",
-        "judge.budget_dollars",
-        "judge.concurrency",
-        "judge.retries",
-        "judge.timeout_seconds",
-        "principles.review",
-    }
-)
-"""Keys, or whole sections, that change how a run is carried out and not what comes out; they may differ when it goes
-on."""
-
-MOVED = {"sami_nemo/queries/sample_queries.jsonl": "sami_nemo/data/sample_queries.jsonl"}
-"""Shipped files, with their former places: a run that began with one goes on with the other."""
-
-
-def settings_of_results(values: dict[str, Any]) -> dict[str, Any]:
-    """What results depend on, by dotted key: everything but `OPERATIONAL`."""
-    flat = {key: MOVED.get(value, value) if isinstance(value, str) else value for key, value in flatten(values).items()}
-    return {key: value for key, value in flat.items() if not {key, key.partition(".")[0]} & OPERATIONAL}
-
-
-def parse_config(values: dict[str, Any]) -> Config:
-    """Check types and keys of plain values.
-
-    Raises:
-        ConfigError: a problem, with field, value and remedy; of several all are told.
-    """
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise together([_problem(found) for found in error.errors()]) from None
-
-
-def _problem(found: Any) -> ConfigError:
-    """What pydantic found, in our words."""
-    field = ".".join(str(part) for part in found["loc"])
-    if found["type"] == "extra_forbidden":
-        return ConfigError(field, found["input"], "unknown key; remove it or correct its spelling")
-    if found["type"] == "missing":
-        return ConfigError(field, "(missing)", "give it a value")
-    return ConfigError(field, repr(found["input"]), found["msg"].removeprefix("Value error, "))
-
-
-def load_config(path: Path) -> Config:
-    """The configuration stored in a run directory."""
-    return parse_config(yaml.safe_load(path.read_text()))
-
-
-def dump_config(config: Config) -> str:
-    """YAML that `load_config` reads back to an equal configuration."""
-    return yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
-
-
-def is_loopback(base_url: str | None) -> bool:
-    """Whether the address is this machine's: such an endpoint needs no key."""
-    return base_url is not None and urlsplit(base_url).hostname in ("127.0.0.1", "localhost", "::1")
-
-
-def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted key."""
-    if not isinstance(values, dict) or (prefix and not values):
-        return {prefix: values}
-    flat: dict[str, Any] = {}
-    for key, below in values.items():
-        flat |= flatten(below, f"{prefix}.{key}" if prefix else str(key))
-    return flat

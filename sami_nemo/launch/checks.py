@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable, Sequence
 
 from sami_nemo.base_model.geometry import base_geometry
-from sami_nemo.config.schema import ClusterConfig, Config, JobConfig
+from sami_nemo.config.machine import ClusterConfig, JobConfig
+from sami_nemo.config.schema import Config
 from sami_nemo.constitution.principles import load_principles
 from sami_nemo.errors import ConfigError, UserError, raise_all
 from sami_nemo.geometry import Geometry

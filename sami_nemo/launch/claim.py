@@ -14,7 +14,8 @@ from typing import IO, Any
 
 import yaml
 
-from sami_nemo.config.schema import Config, dump_config, settings_of_results
+from sami_nemo.config.files import dump_config, settings_of_results
+from sami_nemo.config.schema import Config
 from sami_nemo.errors import RunDirectoryError
 from sami_nemo.run_dir import RunDir, partial, write_text
 

@@ -23,8 +23,9 @@ import signal
 import sys
 
 from sami_nemo.config.compose import RECIPES, Request, compose_for, split_arguments
+from sami_nemo.config.files import dump_config
 from sami_nemo.config.precision import this_processor
-from sami_nemo.config.schema import Config, dump_config
+from sami_nemo.config.schema import Config
 from sami_nemo.errors import EXIT_USER_ERROR, UserError
 from sami_nemo.launch.checks import check_config
 from sami_nemo.launch.input_checks import check_inputs

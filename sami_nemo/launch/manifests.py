@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from sami_nemo.config.schema import settings_of_results
+from sami_nemo.config.files import settings_of_results
 from sami_nemo.launch.stage_log import phases
 from sami_nemo.launch.stages import Stage
 from sami_nemo.run_dir import RunDir, commit, partial, read_json, sha256_file, write_json

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sami_nemo.config.schema import HardwareConfig
+from sami_nemo.config.machine import HardwareConfig
 from sami_nemo.geometry import Geometry
 from sami_nemo.planner.batch import Batch, group_tokens
 from sami_nemo.planner.layout import Layout

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 
-from sami_nemo.config.schema import Config, HardwareConfig
+from sami_nemo.config.machine import HardwareConfig
+from sami_nemo.config.schema import Config
 from sami_nemo.geometry import Geometry
 from sami_nemo.planner.batch import Batch, evaluation_constitutions, group_tokens, head_positions
 from sami_nemo.planner.engine import cache_bytes_per_token, engine_weight_bytes

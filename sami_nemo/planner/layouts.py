@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from sami_nemo.config.schema import Config, HardwareConfig
+from sami_nemo.config.machine import HardwareConfig
+from sami_nemo.config.schema import Config
 from sami_nemo.geometry import Geometry
 from sami_nemo.planner.batch import Batch, longest_batch, scoring_batch
 from sami_nemo.planner.communication import step_traffic

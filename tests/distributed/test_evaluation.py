@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from sami_nemo.config.schema import Config, dump_config
+from sami_nemo.config.files import dump_config
+from sami_nemo.config.schema import Config
 from sami_nemo.evaluate.metrics import write_metrics
 from sami_nemo.evaluate.pmi import base_scores
 from sami_nemo.records import ContrastGroup

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sami_nemo.config.schema import Config, dump_config, parse_config
+from sami_nemo.config.files import dump_config, parse_config
+from sami_nemo.config.schema import Config
 from sami_nemo.progress import EVENTS_VARIABLE
 from sami_nemo.records import Constitution, ContrastGroup, Query
 from sami_nemo.run_dir import RunDir, read_jsonl, write_jsonl, write_text

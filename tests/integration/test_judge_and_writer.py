@@ -20,7 +20,7 @@ import pytest
 
 from sami_nemo.base_model import random_model
 from sami_nemo.config.compose import compose
-from sami_nemo.config.schema import dump_config
+from sami_nemo.config.files import dump_config
 from sami_nemo.run_dir import read_json, read_jsonl
 
 pytestmark = pytest.mark.slow

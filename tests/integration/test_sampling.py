@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from sami_nemo.config.schema import Config, dump_config, parse_config
+from sami_nemo.config.files import dump_config, parse_config
+from sami_nemo.config.schema import Config
 from sami_nemo.generate import sample
 from sami_nemo.generate.requests import RequestPlan
 from sami_nemo.progress import EVENTS_VARIABLE

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from sami_nemo.base_model.geometry import base_geometry
-from sami_nemo.config.schema import Config, dump_config, load_config, parse_config
+from sami_nemo.config.files import dump_config, load_config, parse_config
+from sami_nemo.config.schema import Config
 from sami_nemo.errors import CheckpointError, ConfigError
 from sami_nemo.launch.checks import check_config
 
@@ -256,7 +257,7 @@ def test_stored_configuration_reads_back_equal(tmp_path: Path) -> None:
 
 def test_checks_import_nothing_heavy() -> None:
     code = (
-        "import json, sys; from sami_nemo.config.schema import parse_config; from sami_nemo.launch.checks import check_config; "
+        "import json, sys; from sami_nemo.config.files import parse_config; from sami_nemo.launch.checks import check_config; "
         "check_config(parse_config(json.loads(sys.argv[1]))); "
         "print(sorted({'torch', 'nemo', 'megatron', 'vllm', 'transformers', 'datasets'} & set(sys.modules)))"
     )

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from sami_nemo.base_model.random_model import train_tokenizer
-from sami_nemo.config.schema import Config, parse_config
+from sami_nemo.config.files import parse_config
+from sami_nemo.config.schema import Config
 from sami_nemo.contrast import groups
 from sami_nemo.errors import DataError
 from sami_nemo.prompts.tokenization import PromptTokenizer

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sami_nemo.config.compose import compose
-from sami_nemo.config.schema import dump_config
+from sami_nemo.config.files import dump_config
 from sami_nemo.prompts.tokenization import PromptTokenizer
 from sami_nemo.records import Constitution, ContrastGroup, Query
 from sami_nemo.run_dir import RunDir, write_jsonl, write_text

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sami_nemo.config.schema import parse_config
+from sami_nemo.config.files import parse_config
 
 ROOT = Path(__file__).parents[2]
 MAIN = ROOT / "launcher_scripts" / "main.py"

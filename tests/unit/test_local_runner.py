@@ -566,7 +566,7 @@ def test_duration(seconds: float, text: str) -> None:
 def test_stage_entry_reports_a_users_error(tmp_path: Path) -> None:
     """The real entry point, by a stage that cannot work: one line, status 2, and the event for the launcher."""
     config = compose(["recipe=sami_debug", f"runs_dir={tmp_path}", "model.path=/nowhere", "model.prepare=none"])
-    from sami_nemo.config.schema import dump_config
+    from sami_nemo.config.files import dump_config
 
     run = RunDir(config.run_dir)
     write_text(run.config, dump_config(config))

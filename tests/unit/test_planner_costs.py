@@ -11,7 +11,8 @@ import torch
 from transformers import MistralConfig, MistralForCausalLM
 
 from sami_nemo.base_model.geometry import base_geometry
-from sami_nemo.config.schema import Config, dump_config
+from sami_nemo.config.files import dump_config
+from sami_nemo.config.schema import Config
 from sami_nemo.planner.batch import Batch, group_tokens
 from sami_nemo.planner.compute import step_flops
 from sami_nemo.planner.layout import layout_of

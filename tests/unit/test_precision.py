@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from sami_nemo.config.compose import compose, compose_for
+from sami_nemo.config.files import dump_config
 from sami_nemo.config.precision import Processor, parse_cpuinfo
-from sami_nemo.config.schema import dump_config
 from sami_nemo.errors import ConfigError
 from sami_nemo.launch.checks import check_config
 from sami_nemo.planner.fit import disk_bytes

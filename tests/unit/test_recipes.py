@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from sami_nemo.config.compose import CONF, RECIPES, compose, schema_keys
+from sami_nemo.config.files import flatten
 from sami_nemo.config.precision import AUTO
-from sami_nemo.config.schema import Config, flatten
+from sami_nemo.config.schema import Config
 from sami_nemo.launch.checks import check_config
 from sami_nemo.launch.stages import plan
 

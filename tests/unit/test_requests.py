@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from sami_nemo.config.schema import Config, parse_config
+from sami_nemo.config.files import parse_config
+from sami_nemo.config.schema import Config
 from sami_nemo.errors import ConfigError
 from sami_nemo.generate.requests import plan_requests, requests_sha256, training_queries
 from sami_nemo.generate.response_log import ResponseLog

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from sami_nemo.config.schema import load_config
+from sami_nemo.config.files import load_config
 from sami_nemo.contrast.data_module import ContrastDataModule
 from sami_nemo.model.optimizers import unchained
 from sami_nemo.model.trainer import backend, build_model, build_trainer

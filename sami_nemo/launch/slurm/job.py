@@ -14,7 +14,8 @@ import os
 import sys
 from pathlib import Path
 
-from sami_nemo.config.schema import Config, load_config
+from sami_nemo.config.files import load_config
+from sami_nemo.config.schema import Config
 from sami_nemo.errors import EXIT_USER_ERROR, RunDirectoryError, UserError
 from sami_nemo.launch import manifests
 from sami_nemo.launch.preflight import check_node

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined, Template
 
-from sami_nemo.config.schema import Config, JobConfig
+from sami_nemo.config.machine import JobConfig
+from sami_nemo.config.schema import Config
 from sami_nemo.errors import UserError
 from sami_nemo.launch.hub import hub_cache
 from sami_nemo.launch.stages import ROOT, Stage, command, environment_variables, python
