@@ -13,7 +13,7 @@ from sami_nemo.config.schema import Config
 from sami_nemo.constitution.principles import load_principles
 from sami_nemo.errors import CheckpointError
 from sami_nemo.model_card import Result, base_license, model_card
-from sami_nemo.report.run_data import Estimate, Iteration, Judge, read_results
+from sami_nemo.report.run_data import Estimate, Iteration, Judge, Results, read_results
 from sami_nemo.run_dir import RunDir, read_json, write_text
 
 
@@ -29,19 +29,26 @@ def write_cards(config: Config, run: RunDir) -> None:
         RunDirectoryError: there are no results.
         DataError: the run's principles cannot be read.
     """
+    written = set()
     results = read_results(run)
-    trained = [iteration for iteration in results.iterations if iteration.number]
-    if trained:
-        principles, license = load_principles(str(run.principles)), _license(config)
-    for iteration in trained:
-        versions = _versions(run, iteration.number)
-        rows = result_rows(iteration, results.judge)
-        card = model_card(config, principles, iteration.number, license, versions, rows)
-        write_text(card_path(run, iteration.number), card)
-    written = {card_path(run, iteration.number) for iteration in trained}
+    for iteration in results.iterations:
+        if iteration.number:
+            write_text(card_path(run, iteration.number), card_with_numbers(config, run, results, iteration))
+            written.add(card_path(run, iteration.number))
     for path in run.report.glob("model_card_*.md"):
         if path not in written:
             path.unlink()
+
+
+def card_with_numbers(config: Config, run: RunDir, results: Results, iteration: Iteration) -> str:
+    """The card of one of the iterations of `results`.
+
+    Raises:
+        DataError: the run's principles cannot be read.
+    """
+    principles, versions = load_principles(str(run.principles)), _versions(run, iteration.number)
+    rows = result_rows(iteration, results.judge)
+    return model_card(config, principles, iteration.number, _license(config), versions, rows)
 
 
 def result_rows(iteration: Iteration, judge: Judge | None) -> list[Result]:
