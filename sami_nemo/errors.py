@@ -47,6 +47,10 @@ class EndpointError(UserError):
     """A model behind an address that cannot be asked."""
 
 
+class HubError(UserError):
+    """The Hugging Face hub refuses, or cannot be asked."""
+
+
 class TrainingDiverged(UserError):
     """A loss or gradient that is not finite."""
 

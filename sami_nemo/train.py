@@ -5,7 +5,7 @@ Under torch.distributed.run, one process per device:
     python -m sami_nemo.train --run-dir runs/NAME --iteration N
 
 Trains from the base model on the contrast groups that the model of iteration N-1 gave rise to, goes on from
-its last checkpoint if there is one, exports, and verifies the export.
+its last checkpoint if there is one, exports, verifies the export, and writes its model card.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ from typing import Any
 from sami_nemo import stage_entry
 from sami_nemo.base_model.locate import locate
 from sami_nemo.config.schema import Config
+from sami_nemo.constitution.principles import load_principles
 from sami_nemo.contrast.batches import group_length, training_order
+from sami_nemo.model_card import CARD, base_license, model_card
 from sami_nemo.progress import report_phase
 from sami_nemo.records import ContrastGroup
-from sami_nemo.run_dir import RunDir, partial, read_jsonl, write_json
+from sami_nemo.run_dir import RunDir, partial, read_jsonl, write_json, write_text
+from sami_nemo.versions import check_versions
 
 
 def main(config: Config, run: RunDir, iteration: int) -> None:
@@ -28,19 +31,23 @@ def main(config: Config, run: RunDir, iteration: int) -> None:
     base = locate(config.model.path)
     directory = partial(run.train(iteration))
     directory.mkdir(parents=True, exist_ok=True)
+    # Before the training: what is wrong with it is told before hours have gone by.
+    card = model_card(
+        config, load_principles(str(run.principles)), iteration, base_license(base), check_versions("train")
+    )
     if stage_entry.is_writer():
         print_sample(groups[0], base)
 
     from sami_nemo.model.trainer import backend
 
     with backend(config):
-        train_and_export(config, groups, base, directory, partial(run.hf(iteration)), iteration)
+        train_and_export(config, groups, base, directory, partial(run.hf(iteration)), iteration, card)
 
 
 def train_and_export(
-    config: Config, groups: list[ContrastGroup], base: Path, directory: Path, hf: Path, iteration: int
+    config: Config, groups: list[ContrastGroup], base: Path, directory: Path, hf: Path, iteration: int, card: str
 ) -> None:
-    """Train on `groups` and write the model to `hf`; collective over all ranks."""
+    """Train on `groups` and write the model with its `card` to `hf`; collective over all ranks."""
     import torch
 
     from sami_nemo.checkpoint.export import export_and_verify
@@ -82,6 +89,7 @@ def train_and_export(
     torch.distributed.barrier()
     export_and_verify(trainer, base, hf)
     if stage_entry.is_writer():
+        write_text(hf / CARD, card)
         write_json(directory / "training.json", {"steps": total, "resumed_from": resumed, "groups": len(groups)})
         shutil.rmtree(saved)
 

@@ -46,7 +46,9 @@ def render() -> str:
 
 def _sections(section: type[BaseModel], prefix: str) -> Iterator[str]:
     """A table of a section's own keys, then the sections below it."""
-    below: dict[str, Any] = {name: field.annotation for name, field in section.model_fields.items() if _is_section(field.annotation)}
+    below: dict[str, Any] = {
+        name: field.annotation for name, field in section.model_fields.items() if _is_section(field.annotation)
+    }
     own = {name: field for name, field in section.model_fields.items() if name not in below}
     title = f"## {prefix.rstrip('.')}" if prefix else "## The run"
     yield f"{title}\n\n{_summary(section)}\n\n{_table(section, own, prefix)}"

@@ -5,6 +5,7 @@ Writes into report/, anew after every iteration:
     figures/NAME.png, .svg    each figure on its own
     data/NAME.csv             its values
     index.html                all of it on one page, which opens offline and needs no other file
+    model_card_<n>.md         the model card of iteration n with its numbers
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from sami_nemo import stage_entry
 from sami_nemo.config.schema import Config
 from sami_nemo.evaluate.metrics import write_metrics
+from sami_nemo.report.card import write_cards
 from sami_nemo.report.figures import Chart, charts_of, png, svg
 from sami_nemo.report.page import render, report_page
 from sami_nemo.report.run_data import read_run
@@ -25,6 +27,7 @@ from sami_nemo.run_dir import RunDir, write_bytes, write_text
 def main(config: Config, run: RunDir, iteration: int) -> None:
     write_metrics(config, run)
     write_report(run)
+    write_cards(config, run)
     print(f"report after iteration {iteration}: {run.report / 'index.html'}")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from sami_nemo.config.files import dump_config, parse_config
 from sami_nemo.config.schema import Config
+from sami_nemo.constitution.principles import SHIPPED
 from sami_nemo.progress import EVENTS_VARIABLE
 from sami_nemo.records import Constitution, ContrastGroup, Query
 from sami_nemo.run_dir import RunDir, read_jsonl, write_jsonl, write_text
@@ -77,6 +78,8 @@ def make_run(config: Config, groups: list[ContrastGroup]) -> RunDir:
     """A run directory at the point where iteration 1 trains."""
     run = RunDir(config.run_dir)
     write_text(run.config, dump_config(config))
+    # The model card tells them.
+    write_text(run.principles, (SHIPPED / "dialogue_claude_opus.yaml").read_text(encoding="utf-8"))
     write_jsonl(run.groups(0) / "training.jsonl", (group.to_json() for group in groups))
     return run
 

@@ -60,6 +60,8 @@ def test_three_iterations(workspace: Path, undisturbed: str) -> None:
         assert entry["mi_bound"]["n"] == 4 and entry["response_tokens"]["n"] == 16
     steps = [len(read_jsonl(run / f"iteration_{n}" / "train" / "steps.jsonl")) for n in (1, 2, 3)]
     assert steps == [1, 2, 3]
+    exports = [run / f"iteration_{n}" / "hf" / "README.md" for n in (1, 2, 3)]
+    assert all(card.read_text().startswith("---\nbase_model: ") for card in exports)
     assert len({weights(workspace, "undisturbed", n) for n in (1, 2, 3)}) == 3
     held_out = {row["id"] for row in read_jsonl(run / "queries" / "evaluation.jsonl")}
     trained = [read_jsonl(run / f"iteration_{n}" / "groups" / "training.jsonl") for n in (0, 1, 2)]
