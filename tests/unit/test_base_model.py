@@ -22,7 +22,7 @@ from transformers import (
     MistralForCausalLM,
 )
 
-from sami_nemo.base_model import random_model, sealed
+from sami_nemo.base_model import random_model
 from sami_nemo.base_model import smollm2 as smollm2_module
 from sami_nemo.base_model.geometry import base_geometry
 from sami_nemo.base_model.locate import locate
@@ -255,73 +255,6 @@ def test_random_models_answer_each_prompt_differently(model: str, request: pytes
 def test_tokenizer_needs_enough_text() -> None:
     with pytest.raises(CheckpointError, match="1024 tokens"):
         random_model.train_tokenizer(["too short"], vocab_size=1024)
-
-
-# Placing directories
-
-
-def test_place_builds_once_and_notices_damage(tmp_path: Path) -> None:
-    target = tmp_path / "models" / "m"
-    builds: list[Path] = []
-
-    def build(directory: Path) -> None:
-        builds.append(directory)
-        (directory / "weights").write_text("0123456789")
-
-    assert sealed.place(target, build)
-    assert not sealed.place(target, build)
-    assert len(builds) == 1
-    (target / "weights").write_text("0123456780")
-    with pytest.raises(CheckpointError, match="weights"):
-        sealed.place(target, build)
-    (target / "weights").unlink()
-    with pytest.raises(CheckpointError, match="missing"):
-        sealed.place(target, build)
-
-
-def test_place_leaves_a_foreign_directory_alone(tmp_path: Path) -> None:
-    (tmp_path / "m").mkdir()
-    (tmp_path / "m" / "weights").write_text("mine")
-    with pytest.raises(CheckpointError, match="no manifest"):
-        sealed.place(tmp_path / "m", lambda directory: None)
-    assert (tmp_path / "m" / "weights").read_text() == "mine"
-
-
-KILLED_BUILD = """
-import os, signal, sys
-from pathlib import Path
-from sami_nemo.base_model import sealed
-def build(directory):
-    (directory / "half").write_text("half")
-    os.kill(os.getpid(), signal.SIGKILL)
-sealed.place(Path(sys.argv[1]), build)
-"""
-
-
-def test_killed_build_leaves_no_model(tmp_path: Path) -> None:
-    target = tmp_path / "m"
-    killed = subprocess.run([sys.executable, "-c", KILLED_BUILD, str(target)], cwd=ROOT, check=False)
-    assert killed.returncode == -9
-    assert not target.exists()
-    sealed.place(target, lambda directory: (directory / "whole").write_text("whole"))
-    assert sorted(path.name for path in target.iterdir()) == ["manifest.json", "whole"]
-
-
-SLOW_BUILD = """
-import sys, time
-from pathlib import Path
-from sami_nemo.base_model import sealed
-def build(directory):
-    time.sleep(0.5)
-    (directory / "weights").write_text("w")
-print(sealed.place(Path(sys.argv[1]), build))
-"""
-
-
-def test_two_processes_build_one_model(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", SLOW_BUILD, str(tmp_path / "m")]
-    processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert sorted(process.communicate()[0].strip() for process in processes) == ["False", "True"]
 
 
 # The model stage

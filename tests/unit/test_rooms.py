@@ -178,3 +178,7 @@ def test_what_is_too_long_is_found(tmp_path: Path) -> None:
     write_tree(tmp_path, a=f"class A:\n  def f(self):\n{body}", b="pass\n" * 401, c="pass\n" * 400)
     found = too_long(tmp_path, ["sami_nemo"], 400, 60)
     assert found == ["sami_nemo/a.py:2: f has 61 lines", "sami_nemo/b.py: 401 lines"]
+
+
+def test_nothing_is_too_long_to_be_read_at_once() -> None:
+    assert too_long(ROOT, EVERYTHING, 400, 60) == []
