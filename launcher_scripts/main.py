@@ -18,5 +18,7 @@ if importlib.util.find_spec("hydra") is None:
     sys.exit(2)
 # The repository is found from any working directory.
 sys.path.insert(0, str(ROOT))
+main = importlib.import_module("sami_nemo.launch.main").main
+
 if __name__ == "__main__":
-    sys.exit(importlib.import_module("sami_nemo.launch.main").main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

@@ -24,7 +24,7 @@ from pydantic import BaseModel
 from sami_nemo.config.files import flatten, parse_config
 from sami_nemo.config.precision import Processor, settle, this_processor
 from sami_nemo.config.schema import Config
-from sami_nemo.errors import ConfigError, raise_all
+from sami_nemo.errors import ConfigError, UserError, raise_all
 from sami_nemo.run_dir import RunDir
 
 ROOT = Path(__file__).parents[2]
@@ -90,7 +90,7 @@ def compose_for(overrides: list[str], processor: Processor) -> tuple[Config, str
     Returns:
         The configuration, and which number formats were chosen where it says `auto`, and why; None if it nowhere does.
     """
-    problems: list[ConfigError] = []
+    problems: list[UserError] = []
     accepted: list[str] = []
     recipe = DEFAULT_RECIPE
     for text in overrides:
@@ -106,7 +106,7 @@ def compose_for(overrides: list[str], processor: Processor) -> tuple[Config, str
             accepted.append(text if key in GROUPS else f"++{text}")
     try:
         config, chosen = _build([*SEARCH_PATH, *accepted, f"recipe={recipe}", f"recipes@_global_={recipe}"], processor)
-    except ConfigError as error:
+    except UserError as error:
         problems.append(error)
     raise_all(problems)
     return config, chosen

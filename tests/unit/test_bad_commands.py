@@ -207,6 +207,36 @@ def test_a_bad_command_is_one_line(
     assert contents(desk) == before
 
 
+@pytest.mark.parametrize(
+    ("words", "starts"),
+    [
+        # Fields that are wrong by themselves, unknown keys and choices among them.
+        (
+            ["train.batchsize=4", "train.lr=fast", "judge=nobody", "data.max_query_tokens=-1", "seed=1"],
+            ["train.batchsize = 4: unknown key; did you mean train.batch_size?", "judge = nobody: no such choice",
+             "data.max_query_tokens = -1", "train.lr = 'fast'"],
+        ),
+        # Combinations, and what is not there.
+        (
+            ["train.tensor_parallel=7", "train.pipeline_parallel=4", "generate.max_model_len=10", "judge.budget_dollars=5"],
+            ["train.tensor_parallel = 7: must divide", "train.pipeline_parallel = 4: must divide", "judge.budget_dollars = 5.0",
+             "generate.max_model_len = 10"],
+        ),
+        (["data.field=question", "runs_dir=text.txt"], ["runs_dir = text.txt", "data.field = question"]),
+    ],
+)  # fmt: skip
+def test_every_wrong_field_is_told_at_once(
+    words: list[str], starts: list[str], desk: Path, launcher: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(desk)
+    assert launcher(words) == 2
+    output, error = capsys.readouterr()
+    lines = error.splitlines()
+    assert output == "" and len(lines) == len(starts), error
+    assert all(line.startswith(start) for line, start in zip(lines, starts, strict=True)), error
+    assert contents(desk) == before
+
+
 # Neighbours of the bad commands.
 GOOD_COMMANDS = [
     ["runs_dir='my runs'"],

@@ -9,6 +9,7 @@ import pytest
 from sami_nemo.config.compose import compose
 from sami_nemo.errors import RunDirectoryError
 from sami_nemo.launch.claim import check_unchanged, open_run
+from sami_nemo.launch.manifests import config_sha256
 from sami_nemo.run_dir import RunDir
 
 
@@ -22,6 +23,19 @@ def test_a_changed_configuration_is_refused_with_its_keys(tmp_path: Path) -> Non
     line = str(refused.value)
     assert "seed was 0, is 3; train.lr was 0.001, is 0.5" in line and "name=" in line and "\n" not in line
     assert line.count(" was ") == 2
+
+
+def test_a_run_that_began_before_a_shipped_file_moved_goes_on(tmp_path: Path) -> None:
+    words = ["recipe=sami_debug", f"runs_dir={tmp_path}", "name=mine"]
+    with open_run(compose(words)) as run:
+        stored = run.config.read_text()
+        before = config_sha256(run)
+    run.config.write_text(stored.replace("sami_nemo/queries/sample", "sami_nemo/data/sample"))
+    assert run.config.read_text() != stored
+    # Its manifests name this hash, before and after the file is written anew.
+    assert config_sha256(run) == before
+    with open_run(compose(words)):
+        assert run.config.read_text() == stored and config_sha256(run) == before
 
 
 def test_a_foreign_directory_is_refused(tmp_path: Path) -> None:
