@@ -1,4 +1,4 @@
-"""From the words of a command line to a `Config`: Hydra puts conf/ and recipes/ together, config.py checks types.
+"""From the words of a command line to a `Config`: Hydra puts conf/ and recipes/ together, schema.py checks types.
 
 Hydra's own messages span many lines and name its internals, so names are looked up here first.
 """

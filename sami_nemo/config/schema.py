@@ -3,7 +3,7 @@ both environments.
 
 Every key of `conf/` and `recipes/` is a field here; an unknown key, a wrong type or a combination that
 cannot work is a `ConfigError` that names field, value and remedy. Combinations of several fields are
-checked in `config_checks.py`.
+checked in `sami_nemo/launch/checks.py`.
 """
 
 from __future__ import annotations

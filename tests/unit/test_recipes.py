@@ -87,7 +87,7 @@ def test_every_choice_of_every_group_composes(group: str, choice: str) -> None:
 
 
 def test_every_field_of_the_schema_can_be_set() -> None:
-    """Any key that config.py knows is accepted on the command line, whether or not a group states it."""
+    """Any key that the schema knows is accepted on the command line, whether or not a group states it."""
     values = flatten(compose([]).model_dump())
     keys = [key for key in schema_keys(Config) if key not in ("recipe", "name")]
     assert set(keys) | {"recipe", "name"} == set(values)
