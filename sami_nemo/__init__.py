@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Where CUDA's compiler is installed, megatron-core compiles an extension when it is imported, and torch asks the visible
 # GPUs what to compile for. Without NVIDIA's driver there are none, and the import would fail. The extension has no code

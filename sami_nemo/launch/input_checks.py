@@ -1,7 +1,7 @@
 """What a run reads and where it writes, checked before anything starts, as far as files here tell. Needs no torch.
 
-Asked when a run begins and not to look after one: its data may be gone by then. What is not on this machine, a hub name or
-a file of a cluster, is left to the preflight.
+Asked when a run begins, not for its status, logs or cancellation: its data may be gone by then. What is not on this
+machine, a hub name or a file of a cluster, is left to the preflight.
 """
 
 from __future__ import annotations
