@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -45,7 +46,6 @@ ROOMS = [
     "tools",
 ]
 # A room that need not exist.
-OPTIONAL = {"model_card"}
 PRODUCT = ("sami_nemo", "launcher_scripts", "tools")
 EVERYTHING = (*PRODUCT, "tests")
 # Seconds to import each, and a login node has none of them.
@@ -90,7 +90,7 @@ def test_rooms_import_only_what_stands_before_them() -> None:
 
 def test_every_room_exists() -> None:
     there = {room_of(module) for module in read_modules(ROOT, PRODUCT)}
-    assert set(ROOMS) - there <= OPTIONAL
+    assert set(ROOMS) == there
 
 
 def test_an_arrow_upwards_is_found_wherever_it_stands(tmp_path: Path) -> None:
@@ -182,3 +182,10 @@ def test_what_is_too_long_is_found(tmp_path: Path) -> None:
 
 def test_nothing_is_too_long_to_be_read_at_once() -> None:
     assert too_long(ROOT, EVERYTHING, 400, 60) == []
+
+
+def test_the_table_in_the_docs_is_the_order() -> None:
+    table = (ROOT / "docs" / "architecture.md").read_text().partition("## Rooms")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    named = [name.removesuffix(".py").strip("/") for row in rows for name in re.findall("`([^`]+)`", row)]
+    assert ["sami_nemo", *named, "launcher_scripts", "tools"] == ROOMS
