@@ -96,7 +96,7 @@ def requests(config: Config, queries: int) -> list[tuple[int, ...]]:
     tokenizer = PromptTokenizer.load(Path(config.model.path), config.data.task, config.generate.chat_template)
     assert config.principles.file is not None
     principles = load_principles(config.principles.file)
-    rows = read_jsonl(ROOT / "sami_nemo" / "data" / "sample_queries.jsonl")[:queries]
+    rows = read_jsonl(ROOT / "sami_nemo" / "queries" / "sample_queries.jsonl")[:queries]
     asked = [Query(str(number), row["query"], "sample") for number, row in enumerate(rows)]
     plan = plan_requests(config, asked, lambda q: all_constitutions(principles, config.seed, q.id), tokenizer)
     return [request.prompt_ids for request in plan.requests]

@@ -58,6 +58,6 @@ def test_words_are_the_papers(name: str, shared_data: Path) -> None:
     paper = shared_data.parent / "paper" / "sami.txt"
     if not paper.exists():
         pytest.skip("the paper's text is not here")
-    folder = Path(__file__).parents[2] / "sami_nemo" / "generate" / "prompts"
+    folder = Path(__file__).parents[2] / "sami_nemo" / "prompts"
     words = " ".join((folder / f"{name}.txt").read_text().split())
     assert words in " ".join(paper.read_text().split())
