@@ -50,7 +50,7 @@ DEFAULTS = ("recipe=sami_smol", "generate.max_tokens=16")
 COMPOSE = """
 import sys
 from sami_nemo.config.compose import compose
-from sami_nemo.config.schema import dump_config
+from sami_nemo.config.files import dump_config
 from sami_nemo.errors import UserError
 try:
     print(dump_config(compose(sys.argv[1:])))

@@ -31,7 +31,7 @@ KEY = "sk-a-secret-that-nobody-should-see"
 SERVE = """
 import sys, time
 from pathlib import Path
-from sami_nemo.config.schema import load_config
+from sami_nemo.config.files import load_config
 from sami_nemo.serving.server import serve
 config, model, address = map(Path, sys.argv[1:])
 with serve(model, load_config(config)) as (url, name):

@@ -252,7 +252,7 @@ def test_an_interrupted_stage_goes_on_with_its_own_limits(tiny_mistral: Path, tm
 ORDERS = """
 import json, sys
 from pathlib import Path
-from sami_nemo.config.schema import load_config
+from sami_nemo.config.files import load_config
 from sami_nemo.serving.engine import BatchLimits, Engine, prefix_order, set_environment
 config, model = load_config(Path(sys.argv[1])), Path(sys.argv[2])
 set_environment(config)
