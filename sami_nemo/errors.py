@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 EXIT_USER_ERROR = 2
 
@@ -70,6 +70,17 @@ def together(errors: Sequence[UserError]) -> UserError:
     """One error as it is, several as one."""
     flat = [each for error in errors for each in (error.errors if isinstance(error, SeveralErrors) else (error,))]
     return flat[0] if len(flat) == 1 else SeveralErrors(flat)
+
+
+def failures(checks: Iterable[Callable[..., object]], *arguments: object) -> list[UserError]:
+    """What each of the checks raises, given the same arguments."""
+    errors: list[UserError] = []
+    for check in checks:
+        try:
+            check(*arguments)
+        except UserError as error:
+            errors.append(error)
+    return errors
 
 
 def raise_all(errors: Sequence[UserError]) -> None:

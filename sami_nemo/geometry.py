@@ -16,7 +16,7 @@ from sami_nemo.errors import CheckpointError
 
 Architecture = Literal["mistral", "mixtral"]
 ARCHITECTURES = get_args(Architecture)
-CLASSES = {"MistralForCausalLM": "mistral", "MixtralForCausalLM": "mixtral"}
+CLASSES = ("MistralForCausalLM", "MixtralForCausalLM")
 # How the weights are stored: transformers' name since 4.56, and the one before.
 DTYPE_KEYS = ("dtype", "torch_dtype")
 # Of transformers' MistralConfig and MixtralConfig, for what config.json leaves out.
@@ -107,7 +107,7 @@ def read_geometry(checkpoint: Path, source: str = "model.path") -> Geometry:
     """
     values = read_config(checkpoint, source)
     classes = values.get("architectures") or []
-    if not set(classes) & CLASSES.keys():
+    if not set(classes) & set(CLASSES):
         raise CheckpointError(source, checkpoint, f"is {classes}; only {' and '.join(CLASSES)} work")
     return geometry_of(values, checkpoint, source)
 
@@ -130,13 +130,20 @@ def geometry_of(values: dict[str, Any], checkpoint: Path, source: str = "model.p
     found["dtype"] = next((values[key] for key in DTYPE_KEYS if values.get(key) is not None), None)
     if architecture == "mistral":
         found |= {"num_experts": None, "experts_per_token": 1}
-    needed = [*SIZES, *(("num_experts", "experts_per_token") if architecture == "mixtral" else ())]
-    if "head_dim" not in found and {"hidden_size", "num_attention_heads"} <= found.keys():
-        found["head_dim"] = found["hidden_size"] // found["num_attention_heads"]
-    missing = [HF_NAMES[name] for name in needed if name not in found]
+    found, missing = complete(found)
     if missing:
-        raise CheckpointError(source, checkpoint, f"its config.json lacks {', '.join(missing)}")
+        raise CheckpointError(
+            source, checkpoint, f"its config.json lacks {', '.join(HF_NAMES[name] for name in missing)}"
+        )
     return Geometry(**found)
+
+
+def complete(found: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Values of `Geometry` with the head's size derived from the others, and the names of sizes that are still missing."""
+    if "head_dim" not in found and {"hidden_size", "num_attention_heads"} <= found.keys():
+        found = {**found, "head_dim": found["hidden_size"] // found["num_attention_heads"]}
+    experts = ("num_experts", "experts_per_token") if found["architecture"] == "mixtral" else ()
+    return found, [name for name in (*SIZES, *experts) if name not in found]
 
 
 def _rope(values: dict[str, Any]) -> dict[str, Any]:

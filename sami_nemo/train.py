@@ -31,11 +31,11 @@ def main(config: Config, run: RunDir, iteration: int) -> None:
     base = locate(config.model.path)
     directory = partial(run.train(iteration))
     directory.mkdir(parents=True, exist_ok=True)
-    # Before the training: what is wrong with it is told before hours have gone by.
-    card = model_card(
-        config, load_principles(str(run.principles)), iteration, base_license(base), check_versions("train")
-    )
+    card = ""
     if stage_entry.is_writer():
+        # Before the training: what is wrong with it is told before hours have gone by.
+        principles, versions = load_principles(str(run.principles)), check_versions("train")
+        card = model_card(config, principles, iteration, base_license(base), versions)
         print_sample(groups[0], base)
 
     from sami_nemo.model.trainer import backend
@@ -47,7 +47,7 @@ def main(config: Config, run: RunDir, iteration: int) -> None:
 def train_and_export(
     config: Config, groups: list[ContrastGroup], base: Path, directory: Path, hf: Path, iteration: int, card: str
 ) -> None:
-    """Train on `groups` and write the model with its `card` to `hf`; collective over all ranks."""
+    """Train on `groups` and write the model with its `card`, which rank 0 has, to `hf`; collective over all ranks."""
     import torch
 
     from sami_nemo.checkpoint.export import export_and_verify

@@ -17,11 +17,10 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from sami_nemo.config.compose import RECIPES, ROOT
+from sami_nemo.config.compose import RECIPES, ROOT, is_section
 from sami_nemo.config.files import flatten
 from sami_nemo.config.machine import ClusterConfig, JobConfig
 from sami_nemo.config.schema import Config
-from sami_nemo.config.types import Section
 
 PAGE = ROOT / "docs" / "configuration.md"
 HEAD = """# Configuration
@@ -47,7 +46,7 @@ def render() -> str:
 def _sections(section: type[BaseModel], prefix: str) -> Iterator[str]:
     """A table of a section's own keys, then the sections below it."""
     below: dict[str, Any] = {
-        name: field.annotation for name, field in section.model_fields.items() if _is_section(field.annotation)
+        name: field.annotation for name, field in section.model_fields.items() if is_section(field.annotation)
     }
     own = {name: field for name, field in section.model_fields.items() if name not in below}
     title = f"## {prefix.rstrip('.')}" if prefix else "## The run"
@@ -59,10 +58,6 @@ def _sections(section: type[BaseModel], prefix: str) -> Iterator[str]:
         return
     for name, kind in below.items():
         yield from _sections(kind, f"{prefix}{name}.")
-
-
-def _is_section(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Section)
 
 
 def _summary(section: type[BaseModel]) -> str:

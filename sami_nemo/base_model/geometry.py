@@ -7,7 +7,7 @@ from pathlib import Path
 from sami_nemo.base_model import random_model, smollm2, upcycle
 from sami_nemo.config.schema import ModelConfig
 from sami_nemo.errors import ConfigError
-from sami_nemo.geometry import ARCHITECTURES, HF_NAMES, SIZES, Geometry, geometry_of, read_config
+from sami_nemo.geometry import ARCHITECTURES, HF_NAMES, Geometry, complete, geometry_of, read_config
 
 # What a configuration can state of its model.
 STATED = tuple(name for name in ModelConfig.model_fields if name in HF_NAMES and name != "architecture")
@@ -57,12 +57,8 @@ def _check_architecture(model: ModelConfig, found: object, origin: str) -> None:
 def stated_geometry(model: ModelConfig) -> Geometry | None:
     """What the configuration alone states, if it states every size: constants that are no sizes are not known yet."""
     stated = {name: getattr(model, name) for name in STATED if getattr(model, name) is not None}
-    mixture = {"num_experts", "experts_per_token"} if model.architecture == "mixtral" else set()
-    if "head_dim" not in stated and {"hidden_size", "num_attention_heads"} <= stated.keys():
-        stated["head_dim"] = stated["hidden_size"] // stated["num_attention_heads"]
-    if ({*SIZES} | mixture) - {"architecture", *stated}:
-        return None
-    return Geometry(architecture=model.architecture, **stated)
+    values, missing = complete({"architecture": model.architecture, **stated})
+    return None if missing else Geometry(**values)
 
 
 def smollm2_geometry(model: ModelConfig) -> Geometry:

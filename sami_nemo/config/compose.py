@@ -79,7 +79,7 @@ def compose(overrides: list[str]) -> Config:
         overrides: `recipe=NAME`, `GROUP=NAME` and `key=value`, in Hydra's grammar of values.
 
     Raises:
-        ConfigError: the first thing that is wrong, in one line.
+        UserError: everything that is wrong, a line each.
     """
     return compose_for(overrides, this_processor())[0]
 
@@ -175,12 +175,13 @@ def schema_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
     """Dotted names of all fields."""
     keys = []
     for name, field in section.model_fields.items():
-        below = [kind for kind in (field.annotation, *get_args(field.annotation)) if _is_section(kind)]
+        below = [kind for kind in (field.annotation, *get_args(field.annotation)) if is_section(kind)]
         keys += schema_keys(below[0], f"{prefix}{name}.") if below else [prefix + name]
     return keys
 
 
-def _is_section(kind: Any) -> bool:
+def is_section(kind: Any) -> bool:
+    """Whether a field's type is a group of settings."""
     return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 

@@ -7,13 +7,12 @@ model. What a run reads and where it writes is checked in `input_checks.py`. All
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
 
 from sami_nemo.base_model.geometry import base_geometry
 from sami_nemo.config.machine import ClusterConfig, JobConfig
 from sami_nemo.config.schema import Config
 from sami_nemo.constitution.principles import load_principles
-from sami_nemo.errors import ConfigError, UserError, raise_all
+from sami_nemo.errors import ConfigError, UserError, failures, raise_all
 from sami_nemo.geometry import Geometry
 from sami_nemo.prompts.templates import PROMPT_ROOM
 
@@ -39,26 +38,14 @@ def problems_of(config: Config) -> list[UserError]:
         problems.append(error)
     else:
         if geometry is not None:
-            problems += _failures(MODEL_CHECKS, config, geometry)
+            problems += failures(MODEL_CHECKS, config, geometry)
     if not problems:
-        problems += _failures(RANK_CHECKS, config, until_first=True)
-    problems += _failures(CHECKS, config)
+        problems += failures([check_ranks], config)
+    problems += failures(CHECKS, config)
     first: dict[str, UserError] = {}
     for problem in problems:
         first.setdefault(problem.field, problem)
     return list(first.values())
-
-
-def _failures(checks: Sequence[Callable[..., None]], *arguments: object, until_first: bool = False) -> list[UserError]:
-    problems: list[UserError] = []
-    for check in checks:
-        try:
-            check(*arguments)
-        except UserError as error:
-            problems.append(error)
-            if until_first:
-                break
-    return problems
 
 
 def check_experts(config: Config, geometry: Geometry) -> None:
@@ -116,6 +103,12 @@ def check_engine_model(config: Config, geometry: Geometry) -> None:
     if positions is not None and geometry.rope_scaling is None and generate.max_model_len > positions:
         remedy = f"the model has {positions} positions; lower it"
         raise ConfigError("generate.max_model_len", generate.max_model_len, remedy)
+
+
+def check_ranks(config: Config) -> None:
+    """How ranks share the work: the first problem alone, because each check takes for granted what those before it look at."""
+    for check in RANK_CHECKS:
+        check(config)
 
 
 def check_dense(config: Config) -> None:
@@ -255,8 +248,7 @@ def slurm_seconds(time: str) -> int | None:
 
 # What the model's sizes ask for.
 MODEL_CHECKS = (check_experts, check_heads, check_tensor_parallel, check_pipeline_parallel, check_engine_model)
-# How ranks share the work. Each takes for granted what those before it look at, and the model's sizes: a problem here may
-# follow from one there, so only the first is told.
+# Taken in this order, and only where the model's sizes are sound.
 RANK_CHECKS = (check_dense, check_sequence_parallel, check_dispatcher, check_context_parallel, check_devices)
 # Each by itself.
 CHECKS = (check_precision, check_constitutions, check_judge, check_engine, check_time_limits)

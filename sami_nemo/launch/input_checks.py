@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sami_nemo.base_model import sealed
 from sami_nemo.config.schema import Config
-from sami_nemo.errors import ConfigError, UserError, raise_all
+from sami_nemo.errors import ConfigError, failures, raise_all
 from sami_nemo.geometry import check_files, read_geometry
 from sami_nemo.queries.loaders import load_queries, local_files, paths_of
 from sami_nemo.queries.split import split_for_run
@@ -24,13 +24,7 @@ def check_inputs(config: Config) -> None:
     Raises:
         UserError: all of them.
     """
-    problems: list[UserError] = []
-    for check in (check_run_directory, check_models, check_queries):
-        try:
-            check(config)
-        except UserError as error:
-            problems.append(error)
-    raise_all(problems)
+    raise_all(failures((check_run_directory, check_models, check_queries), config))
 
 
 def check_run_directory(config: Config) -> None:
