@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 from pathlib import Path
 
 
@@ -64,24 +66,15 @@ def _names(node: ast.AST, importer: str, is_package: bool) -> list[str]:
 
 def find_circle(imports: Sequence[Import]) -> list[Import]:
     """Imports that lead from a module back to it; none if there is no such way."""
-    onward: dict[str, list[Import]] = {}
-    for found in imports:
-        onward.setdefault(found.importer, []).append(found)
-    finished: set[str] = set()
-
-    def search(module: str, way: list[Import]) -> list[Import]:
-        started = [step.importer for step in way]
-        if module in started:
-            return way[started.index(module) :]
-        for step in [] if module in finished else onward.get(module, []):
-            if circle := search(step.imported, [*way, step]):
-                return circle
-        finished.add(module)
-        return []
-
-    for module in onward:
-        if circle := search(module, []):
-            return circle
+    between = {(found.importer, found.imported): found for found in imports}
+    sorter: TopologicalSorter[str] = TopologicalSorter()
+    for importer, imported in between:
+        sorter.add(importer, imported)
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        # Each imports the one before it.
+        return [between[importer, imported] for importer, imported in pairwise(reversed(error.args[1]))]
     return []
 
 
