@@ -37,6 +37,12 @@ ARM_WITH = ARM_WITHOUT + " sve asimdfhm dit uscat ilrcpc flagm dcpodp svei8mm sv
 ZEN_3, ZEN_4 = list(X86)[:2]
 
 
+@pytest.fixture(autouse=True)
+def nothing_has_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work where no run has begun: after `make run` this checkout has one of the default name, which keeps its formats."""
+    monkeypatch.chdir(tmp_path)
+
+
 def cpuinfo(name: str, *cores: str) -> str:
     return "".join(
         f"processor\t: {number}\nvendor_id\t: x\nmodel name\t: {name}\nflags\t\t: fpu sse2 {flags}\n\n"
