@@ -15,13 +15,14 @@ last; a stage without a matching manifest is not finished. Layout:
     runs/<name>/report/index.html             the run in figures, see report/
     runs/<name>/queries/                      evaluation.jsonl, half_0.jsonl, half_1.jsonl, constitutions.json
     runs/<name>/iteration_<n>/train/          checkpoints while training, then its record
-    runs/<name>/iteration_<n>/hf/             the model of iteration n as a Hugging Face checkpoint
+    runs/<name>/iteration_<n>/hf/             the model of iteration n as a Hugging Face checkpoint; of iteration 0 the base
+                                              model, with links to its weights
     runs/<name>/iteration_<n>/responses/      what the model of iteration n answered
     runs/<name>/iteration_<n>/engine_<k>/     what engine k of several answered, before it is put together
     runs/<name>/iteration_<n>/groups/         contrast groups built from those responses
     runs/<name>/iteration_<n>/evaluation/     bound and lengths of the model of iteration n
     runs/<name>/iteration_<n>/judge/          comparisons of its responses with those of the baselines
-    runs/<name>/instruct/                     responses, groups and evaluation of the instruct baseline
+    runs/<name>/instruct/                     the same of the instruct baseline: hf, responses, groups, evaluation
 """
 
 from __future__ import annotations

@@ -5,25 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from sami_nemo.config.schema import Config
 from sami_nemo.errors import CheckpointError
-from sami_nemo.run_dir import INSTRUCT, RunDir
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # Weights as safetensors only: the other formats are pickle.
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model*"]
-
-
-def model_of(config: Config, run: RunDir, iteration: int) -> Path:
-    """The checkpoint of an iteration's model: the base model, one that was trained, or the instruct baseline.
-
-    Raises:
-        CheckpointError: the base model or the baseline is not on this machine.
-    """
-    if iteration == INSTRUCT:
-        assert config.evaluate.instruct is not None
-        return locate(config.evaluate.instruct, field="evaluate.instruct")
-    return run.hf(iteration) if iteration else locate(config.model.path)
 
 
 def locate(path: str, field: str = "model.path") -> Path:

@@ -32,7 +32,7 @@ class ModelConfig(Section):
 
     name: str
     """What the model is called in messages."""
-    architecture: Literal["mistral", "mixtral"]
+    architecture: Literal["mistral", "mixtral", "llama"]
     """Of the checkpoint: `model_type` in config.json."""
     path: PathText
     """A Hugging Face checkpoint directory, or a hub name."""

@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sami_nemo.base_model.locate import locate
 from sami_nemo.config.schema import Config, JudgeConfig
 from sami_nemo.endpoint import Endpoint, Message, Reply
 from sami_nemo.errors import EndpointError
@@ -118,7 +117,7 @@ def main(config: Config, run: RunDir, iteration: int) -> None:
     endpoint = Endpoint(
         "judge", judge.model, judge.base_url, judge.api_key_variable, judge.timeout_seconds, judge.retries
     )
-    tokenizer = PromptTokenizer.load(locate(config.model.path), config.data.task, config.generate.chat_template)
+    tokenizer = PromptTokenizer.load(run.hf(0), config.data.task, config.generate.chat_template)
     report_phase("work")
     questions = [
         question

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from sami_nemo import progress
-from sami_nemo.base_model.locate import model_of
 from sami_nemo.config.schema import Config
+from sami_nemo.config_json import read_geometry
 from sami_nemo.constitution.drawing import all_constitutions, draw_constitutions, draw_with_desired
 from sami_nemo.constitution.principles import load_principles
 from sami_nemo.generate.requests import (
@@ -34,7 +34,6 @@ from sami_nemo.generate.requests import (
     training_queries,
 )
 from sami_nemo.generate.response_log import ResponseLog
-from sami_nemo.geometry import read_geometry
 from sami_nemo.prompts.tokenization import PromptTokenizer, uses_chat_template
 from sami_nemo.queries.split import half_index
 from sami_nemo.records import Constitution, Query, Response
@@ -49,7 +48,7 @@ SECONDS_BETWEEN_REPORTS = 2.0
 def main(config: Config, run_dir: RunDir, iteration: int, engine: int | None = None) -> None:
     # Before the tokenizer, which imports torch.
     set_environment(config)
-    model = model_of(config, run_dir, iteration)
+    model = run_dir.hf(iteration)
     plans = plan_stage(config, run_dir, iteration, model)
     if engine is None:
         output = partial(run_dir.responses(iteration))

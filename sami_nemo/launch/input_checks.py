@@ -11,9 +11,10 @@ import os
 from pathlib import Path
 
 from sami_nemo.base_model import sealed
+from sami_nemo.checkpoint.headers import check_weights
 from sami_nemo.config.schema import Config
+from sami_nemo.config_json import check_files, read_geometry
 from sami_nemo.errors import ConfigError, failures, raise_all
-from sami_nemo.geometry import check_files, read_geometry
 from sami_nemo.queries.loaders import load_queries, local_files, paths_of
 from sami_nemo.queries.split import split_for_run
 
@@ -61,7 +62,7 @@ def _check_checkpoint(directory: Path, field: str) -> None:
     """What is sampled from and scored."""
     if directory.exists():
         check_files(directory, field)
-        read_geometry(directory, field)
+        check_weights(directory, read_geometry(directory, field), field)
 
 
 def check_queries(config: Config) -> None:

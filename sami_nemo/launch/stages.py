@@ -39,8 +39,6 @@ class Stage:
     """Names of the stages whose outputs it reads."""
     outputs: tuple[Path, ...] = ()
     """Files or directories of the run; written beside their place, see `run_dir.partial`."""
-    external: tuple[Path, ...] = ()
-    """Directories outside the run that it makes or checks."""
     distributed: bool = False
     """One process per device of the training layout, under torch.distributed.run."""
     tokenizer_only: bool = False
@@ -81,7 +79,7 @@ def plan(config: Config) -> list[Stage]:
             "model",
             "train",
             "sami_nemo.base_model.prepare",
-            external=(Path(config.model.path),) if local_model else (),
+            outputs=(run.hf(0), *([run.hf(INSTRUCT)] if config.evaluate.instruct is not None else [])),
             uses_hub=not local_model or config.evaluate.instruct is not None,
         ),
         Stage(

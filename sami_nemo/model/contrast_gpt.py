@@ -14,6 +14,7 @@ from megatron.core.tensor_parallel import (
 from torch import Tensor
 
 from sami_nemo.model.response_head import token_logprobs
+from sami_nemo.model.rotary import stretched_frequencies
 
 
 class ContrastGPTModel(GPTModel):
@@ -21,6 +22,11 @@ class ContrastGPTModel(GPTModel):
 
     Axes of tensor names: n predicted tokens.
     """
+
+    def __init__(self, config: Any, **megatron: Any) -> None:
+        super().__init__(config, **megatron)
+        if config.geometry.rope_scaling is not None:
+            self.rotary_pos_emb.inv_freq = stretched_frequencies(config.geometry)
 
     def forward(
         self,

@@ -1,4 +1,4 @@
-"""NeMo's configuration of a Mistral or Mixtral that is trained on contrast groups."""
+"""NeMo's configuration of a Mistral, a Mixtral or a Llama that is trained on contrast groups."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from sami_nemo.model.layer_specs import (
     packed_layer_spec,
     transformer_engine_layer_spec,
 )
+from sami_nemo.model.rotary import softmax_scale
 
 
 @dataclass
 class ContrastConfig(GPTConfig):
-    """What Mistral and Mixtral have in common. NeMo's own class, but that it builds `ContrastGPTModel`."""
+    """What the architectures have in common. NeMo's own class, but that it builds `ContrastGPTModel`."""
 
     geometry: Geometry | None = None
     """Of the checkpoint that the weights come from."""
@@ -75,9 +76,8 @@ def nemo_config(geometry: Geometry, train: TrainConfig, sequence_length: int, on
         remedy = f"must divide the vocabulary of {geometry.vocab_size}"
         raise ConfigError("train.tensor_parallel", train.tensor_parallel, remedy)
     # Sequences stay below the window, so it is never felt.
-    limits = [size for size in (geometry.max_positions, geometry.window) if size is not None]
-    if limits and sequence_length > min(limits):
-        remedy = f"sequences exceed the model's {min(limits)} positions"
+    if geometry.positions is not None and sequence_length > geometry.positions:
+        remedy = f"sequences exceed the model's {geometry.positions} positions"
         raise ConfigError("data.max_query_tokens", sequence_length, remedy)
     fused = on_gpu and HAVE_TRANSFORMER_ENGINE
     fused_spec = packed_layer_spec if train.layout == "shared_prefix" else transformer_engine_layer_spec
@@ -88,6 +88,7 @@ def nemo_config(geometry: Geometry, train: TrainConfig, sequence_length: int, on
         transformer_layer_spec=fused_spec if fused else local_block_spec,
         use_cpu_initialization=not on_gpu,
         attention_softmax_in_fp32=True,
+        softmax_scale=softmax_scale(geometry),
         **_layout(train),
         **_kernels(fused),
         **_mixture(geometry, fused),

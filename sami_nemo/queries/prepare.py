@@ -13,7 +13,6 @@ import dataclasses
 import shutil
 
 from sami_nemo import stage_entry
-from sami_nemo.base_model.locate import locate
 from sami_nemo.config.schema import Config
 from sami_nemo.constitution.principles import load_principles
 from sami_nemo.progress import report_phase
@@ -25,7 +24,7 @@ from sami_nemo.run_dir import RunDir, partial, write_json, write_jsonl
 def main(config: Config, run: RunDir, iteration: int) -> None:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(locate(config.model.path))
+    tokenizer = AutoTokenizer.from_pretrained(run.hf(0))
     report_phase("work")
     # A chat template's tokens are parsed wherever they stand; elsewhere prompts are tokenised with them as plain text.
     special = [str(token) for token in tokenizer.added_tokens_decoder.values()] if config.generate.chat_template else []

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from sami_nemo.checkpoint.hf_import import load_hf_weights
 from sami_nemo.config.schema import TrainConfig
+from sami_nemo.config_json import read_geometry
 from sami_nemo.contrast.batches import Batch, batch_length, collate
-from sami_nemo.geometry import read_geometry
 from sami_nemo.model.cpu_backend import cpu_backend
 from sami_nemo.model.megatron_config import nemo_config
 from sami_nemo.records import ContrastGroup

@@ -20,6 +20,7 @@ import pytest
 from sami_nemo.config.compose import compose
 from sami_nemo.launch import preflight
 from sami_nemo.launch.preflight import check_cpu
+from tests.checkpoints import write_weights
 
 ROOT = Path(__file__).parents[2]
 MAIN = ROOT / "launcher_scripts" / "main.py"
@@ -41,11 +42,13 @@ MISTRAL = {
 
 
 def write_checkpoint(directory: Path, *names: str, **changes: object) -> None:
-    """A directory that looks like a checkpoint: config.json, and empty files of these names."""
+    """A directory that looks like a checkpoint: config.json, weights of zeros, and other files that are empty."""
     directory.mkdir()
     (directory / "config.json").write_text(json.dumps(MISTRAL | changes))
     for name in names:
         (directory / name).touch()
+    if "model.safetensors" in names:
+        write_weights(directory, MISTRAL)
 
 
 @pytest.fixture
@@ -56,7 +59,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_checkpoint(tmp_path / "good model", weights, tokenizer)
     write_checkpoint(tmp_path / "no_weights", "pytorch_model.bin", tokenizer)
     write_checkpoint(tmp_path / "no_tokenizer", weights)
-    write_checkpoint(tmp_path / "llama", weights, tokenizer, model_type="llama", architectures=["LlamaForCausalLM"])
+    write_checkpoint(tmp_path / "qwen", weights, tokenizer, model_type="qwen2", architectures=["Qwen2ForCausalLM"])
     write_checkpoint(tmp_path / "headless", weights, tokenizer, architectures=["MistralModel"])
     write_checkpoint(tmp_path / "uneven", weights, tokenizer, num_key_value_heads=3)
     (tmp_path / "empty").mkdir()
@@ -131,12 +134,12 @@ BAD_COMMANDS = [
     (["model=checkpoint", "model.path=text.txt"], "model.path = text.txt:", "no config.json"),
     (["model=checkpoint", "model.path=no_weights"], "model.path = no_weights:", "no *.safetensors"),
     (["model=checkpoint", "model.path=no_tokenizer"], "model.path = no_tokenizer:", "no tokenizer.json"),
-    (["model=checkpoint", "model.path=llama"], "model.architecture = mistral:", "only mistral and mixtral"),
-    (["model=checkpoint", "model.path=headless"], "model.path = headless:", "only MistralForCausalLM"),
+    (["model=checkpoint", "model.path=qwen"], "model.architecture = mistral:", "only mistral, mixtral, llama work"),
+    (["model=checkpoint", "model.path=headless"], "model.path = headless:", "not ['MistralForCausalLM']"),
     (["model=checkpoint", "model.path=uneven"], "model.num_key_value_heads = 3:", "4 attention heads"),
     (["evaluate.instruct=empty"], "evaluate.instruct = empty:", "no config.json"),
     (["evaluate.instruct=/etc/passwd"], "evaluate.instruct = /etc/passwd:", "no config.json"),
-    (["evaluate.instruct=llama"], "evaluate.instruct = llama:", "only MistralForCausalLM"),
+    (["evaluate.instruct=qwen"], "evaluate.instruct = qwen:", "only mistral, mixtral, llama work"),
     (["principles=local_writer", "principles.model=no_weights"], "principles.model = no_weights:", "safetensors"),
     # The geometry of models that are made here.
     (["model.num_layers=31"], "model.num_layers = 31:", "num_hidden_layers = 30"),
@@ -247,7 +250,7 @@ GOOD_COMMANDS = [
     ["model=checkpoint", "model.path=/on/the/cluster"],
     ["evaluate.instruct='good model'"],
     ["evaluate.instruct=someone/some-model"],
-    ["principles=local_writer", "principles.model=llama"],
+    ["principles=local_writer", "principles.model=qwen"],
     ["model.num_layers=null", "model.hidden_size=null"],
     ["generate.max_model_len=8192"],
     ["recipe=sami_debug", "model.num_layers=3", "model.hidden_size=256"],

@@ -23,6 +23,8 @@ def run(tiny_mistral: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     config = compose(["recipe=sami_debug", "name=made", f"runs_dir={runs}", f"model.path={tiny_mistral}"])
     run = RunDir(config.run_dir)
     write_text(run.config, dump_config(config))
+    run.iteration(0).mkdir()
+    run.hf(0).symlink_to(tiny_mistral)
     tokenizer = PromptTokenizer.load(tiny_mistral, "dialogue", chat_template=False)
     query = Query("q:1", "Why?", "q")
     constitutions = (Constitution("kind", ("Be kind.",)), Constitution("not kind", ("Be rude.",)))

@@ -22,6 +22,7 @@ ROOMS = [
     "run_dir",
     "versions",
     "geometry",
+    "config_json",
     "config",
     "stage_entry",
     "prompts",
