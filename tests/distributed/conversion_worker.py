@@ -123,3 +123,25 @@ def convert(base: Path, folder: Path, layouts: dict[str, dict[str, Any]]) -> Non
         parallel_state.destroy_model_parallel()
     if torch.distributed.get_rank() == 0:
         (folder / "report.json").write_text(json.dumps(reports))
+
+
+@cpu_backend()
+def compare(pairs: dict[str, tuple[Path, Path]], folder: Path) -> None:
+    """Writes report.json into `folder`: by name, how far the model of the first checkpoint is in fp32 from what transformers
+    computes of the second.
+    """
+    from megatron.core import parallel_state
+
+    from sami_nemo.checkpoint.hf_import import load_hf_weights
+    from sami_nemo.config_json import read_geometry
+    from sami_nemo.model.megatron_config import nemo_config
+
+    torch.distributed.init_process_group("gloo", timeout=timedelta(minutes=10))
+    parallel_state.initialize_model_parallel()
+    train = TrainConfig(batch_size=1, batches=1, optimizer="adamw", lr=1.0, precision="fp32")
+    reports = {}
+    for name, (checkpoint, reference) in pairs.items():
+        model = nemo_config(read_geometry(checkpoint), train, 64, on_gpu=False).configure_model(None)
+        load_hf_weights(model, checkpoint)
+        reports[name] = differences(model, reference)
+    (folder / "report.json").write_text(json.dumps(reports))
