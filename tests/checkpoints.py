@@ -11,6 +11,7 @@ from typing import Any
 
 from sami_nemo.checkpoint.headers import ITEM_BYTES, model_tensors
 from sami_nemo.config_json import geometry_of
+from sami_nemo.run_dir import RunDir
 
 
 def write_safetensors(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str = "BF16") -> None:
@@ -29,3 +30,9 @@ def write_safetensors(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: 
 def write_weights(directory: Path, config: Mapping[str, Any], name: str = "model.safetensors") -> None:
     """The weights that a config.json describes, in one file."""
     write_safetensors(directory / name, model_tensors(geometry_of(dict(config), directory)))
+
+
+def give(run: RunDir, checkpoint: Path, iteration: int = 0) -> None:
+    """The model of an iteration, the base model if not given, as stage `model` leaves it: but for a link in one piece."""
+    run.iteration(iteration).mkdir(parents=True, exist_ok=True)
+    run.hf(iteration).symlink_to(checkpoint.absolute())

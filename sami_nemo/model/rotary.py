@@ -16,7 +16,7 @@ from sami_nemo.geometry import Geometry
 
 def stretched_frequencies(geometry: Geometry) -> Tensor:
     """Radians per position, `[head_dim / 2]`, in the place of Megatron's `inv_freq`."""
-    return _transformers(geometry)[0]
+    return rotation(geometry)[0]
 
 
 def softmax_scale(geometry: Geometry) -> float | None:
@@ -26,11 +26,12 @@ def softmax_scale(geometry: Geometry) -> float | None:
     """
     if geometry.rope_scaling is None:
         return None
-    magnitude = _transformers(geometry)[1]
+    magnitude = rotation(geometry)[1]
     return None if magnitude == 1.0 else magnitude**2 / geometry.head_dim**0.5
 
 
-def _transformers(geometry: Geometry) -> tuple[Tensor, float]:
+def rotation(geometry: Geometry) -> tuple[Tensor, float]:
+    """Frequencies, and what sines and cosines are multiplied by."""
     assert geometry.rope_scaling is not None
     config = AutoConfig.for_model(**geometry.hf())
     frequencies, magnitude = ROPE_INIT_FUNCTIONS[geometry.rope_scaling.rope_type](config, torch.device("cpu"))

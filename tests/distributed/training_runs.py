@@ -18,6 +18,7 @@ from sami_nemo.constitution.principles import SHIPPED
 from sami_nemo.progress import EVENTS_VARIABLE
 from sami_nemo.records import Constitution, ContrastGroup, Query
 from sami_nemo.run_dir import RunDir, read_jsonl, write_jsonl, write_text
+from tests.checkpoints import give
 from tests.distributed.ranks import run_ranks
 
 REPOSITORY = Path(__file__).parents[2]
@@ -81,6 +82,7 @@ def make_run(config: Config, groups: list[ContrastGroup]) -> RunDir:
     # The model card tells them.
     write_text(run.principles, (SHIPPED / "dialogue_claude_opus.yaml").read_text(encoding="utf-8"))
     write_jsonl(run.groups(0) / "training.jsonl", (group.to_json() for group in groups))
+    give(run, Path(config.model.path))
     return run
 
 
