@@ -16,8 +16,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from sami_nemo.geometry import Geometry
+from sami_nemo.geometry import Geometry, vocabulary_part
 
 
 class Readable(Protocol):
@@ -66,7 +67,7 @@ class Whole:
 
 @dataclass(frozen=True)
 class Cut:
-    """Ranks hold equal parts along one dimension: 0 the output features or the vocabulary, 1 the input features."""
+    """Ranks hold equal parts along one dimension: 0 the output features, 1 the input features."""
 
     dimension: int
     sharded: bool = True
@@ -77,6 +78,25 @@ class Cut:
 
     def join(self, shards: Sequence[Tensor]) -> list[Tensor]:
         return [_joined(shards, self.dimension)]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Ranks hold equally many rows. Behind those of the tokens there are zeros where the ranks do not divide them."""
+
+    tokens: int
+    sharded: bool = True
+
+    def read(self, tensors: Sequence[Readable], rank: int, ranks: int) -> Tensor:
+        part = vocabulary_part(self.tokens, ranks)
+        # The last rank takes all that is left: a tensor that has not a row for each token gives a part of another size.
+        stop = None if rank == ranks - 1 else part * (rank + 1)
+        rows = tensors[0][(slice(part * rank, stop), slice(None))]
+        padding = min(part, max(0, part * (rank + 1) - self.tokens))
+        return functional.pad(rows, (0, 0, 0, padding)) if padding else rows
+
+    def join(self, shards: Sequence[Tensor]) -> list[Tensor]:
+        return [_joined(shards)[: self.tokens]]
 
 
 @dataclass(frozen=True)
@@ -151,11 +171,12 @@ class Entry:
 def hf_map(geometry: Geometry) -> tuple[Entry, ...]:
     """The table for a model of this geometry."""
     decoder, layer = "decoder.layers.{layer}.", "model.layers.{layer}."
+    vocabulary = Vocabulary(geometry.vocab_size)
     attention, experts = layer + "self_attn.", layer + "block_sparse_moe.experts.{expert}."
     return (
-        Entry(("embedding.word_embeddings.weight",), ("model.embed_tokens.weight",), Cut(0)),
+        Entry(("embedding.word_embeddings.weight",), ("model.embed_tokens.weight",), vocabulary),
         Entry(("decoder.final_layernorm.weight",), ("model.norm.weight",), Whole()),
-        Entry(("output_layer.weight",), ("lm_head.weight",), Cut(0)),
+        Entry(("output_layer.weight",), ("lm_head.weight",), vocabulary),
         Entry(
             (decoder + "input_layernorm.weight", decoder + "self_attention.linear_qkv.layer_norm_weight"),
             (layer + "input_layernorm.weight",),

@@ -81,9 +81,6 @@ def check_tensor_parallel(config: Config, geometry: Geometry) -> None:
     ):
         if count % size:
             raise ConfigError("train.tensor_parallel", size, f"must divide the {count} {name} of the model")
-    if geometry.vocab_size % size:
-        remedy = f"must divide the vocabulary of {geometry.vocab_size} tokens"
-        raise ConfigError("train.tensor_parallel", size, remedy)
 
 
 def check_pipeline_parallel(config: Config, geometry: Geometry) -> None:
