@@ -66,18 +66,16 @@ class Whole:
 
 
 @dataclass(frozen=True)
-class Cut:
-    """Ranks hold equal parts along one dimension: 0 the output features, 1 the input features."""
+class Columns:
+    """Ranks hold equal parts of the input features."""
 
-    dimension: int
     sharded: bool = True
 
     def read(self, tensors: Sequence[Readable], rank: int, ranks: int) -> Tensor:
-        part = _part(tensors[0].get_shape()[self.dimension], rank, ranks)
-        return tensors[0][(part, slice(None)) if self.dimension == 0 else (slice(None), part)]
+        return tensors[0][(slice(None), _part(tensors[0].get_shape()[1], rank, ranks))]
 
     def join(self, shards: Sequence[Tensor]) -> list[Tensor]:
-        return [_joined(shards, self.dimension)]
+        return [_joined(shards, dimension=1)]
 
 
 @dataclass(frozen=True)
@@ -187,7 +185,7 @@ def hf_map(geometry: Geometry) -> tuple[Entry, ...]:
             (attention + "q_proj.weight", attention + "k_proj.weight", attention + "v_proj.weight"),
             QKV(geometry.num_key_value_heads, geometry.head_dim),
         ),
-        Entry((decoder + "self_attention.linear_proj.weight",), (attention + "o_proj.weight",), Cut(1)),
+        Entry((decoder + "self_attention.linear_proj.weight",), (attention + "o_proj.weight",), Columns()),
         Entry(
             (decoder + "pre_mlp_layernorm.weight", decoder + "mlp.linear_fc1.layer_norm_weight"),
             (layer + "post_attention_layernorm.weight",),
@@ -198,7 +196,7 @@ def hf_map(geometry: Geometry) -> tuple[Entry, ...]:
             (layer + "mlp.gate_proj.weight", layer + "mlp.up_proj.weight"),
             GateUp(),
         ),
-        Entry((decoder + "mlp.linear_fc2.weight",), (layer + "mlp.down_proj.weight",), Cut(1)),
+        Entry((decoder + "mlp.linear_fc2.weight",), (layer + "mlp.down_proj.weight",), Columns()),
         Entry((decoder + "mlp.router.weight",), (layer + "block_sparse_moe.gate.weight",), Whole()),
         Entry(
             (
@@ -214,6 +212,6 @@ def hf_map(geometry: Geometry) -> tuple[Entry, ...]:
                 decoder + "mlp.experts.linear_fc2.weight{expert}",
             ),
             (experts + "w2.weight",),
-            Cut(1),
+            Columns(),
         ),
     )

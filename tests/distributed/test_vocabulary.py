@@ -12,12 +12,13 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sami_nemo.base_model import random_model
+from sami_nemo.errors import EXIT_USER_ERROR
 from sami_nemo.geometry import Architecture, vocabulary_part
-from sami_nemo.run_dir import read_json
+from sami_nemo.run_dir import read_json, write_json
 from tests.distributed import vocabulary_worker
 from tests.distributed.ranks import run_ranks, tail
 from tests.distributed.test_training import Reference, weights
-from tests.distributed.training_runs import make_run, random_groups, tiny_config, train
+from tests.distributed.training_runs import make_run, random_groups, run_stage, tiny_config, train
 
 pytestmark = pytest.mark.slow
 
@@ -86,9 +87,9 @@ def test_equals_one_process(
 TOKENS = 1021  # odd: two ranks have 511 rows, four have 256
 
 
-def make_whole(directory: Path, architecture: Architecture, tied: bool) -> Path:
+def make_whole(directory: Path, architecture: Architecture, tied: bool, tokens: int = TOKENS) -> Path:
     """The same with a tokenizer, as an export takes it along."""
-    make_base(directory, architecture, TOKENS, tied)
+    make_base(directory, architecture, tokens, tied)
     random_model.train_tokenizer(random_model.shipped_text(), TOKENS).save_pretrained(directory)
     return directory
 
@@ -102,6 +103,18 @@ def test_training_and_its_export(architecture: Architecture, tied: bool, tmp_pat
     for ranks, pipeline in ((2, 1), (4, 1), (2, 2)):
         layout = {"tensor_parallel": ranks, "pipeline_parallel": pipeline}
         reference.check(layout | sequence, devices=ranks * pipeline)
+
+
+@pytest.mark.parametrize(("rows", "stated"), [(TOKENS, TOKENS + 1), (TOKENS + 1, TOKENS)])
+def test_padding_hides_no_other_vocabulary(rows: int, stated: int, tmp_path: Path) -> None:
+    """config.json was not told of a token that was added, or of one too many: two ranks have 511 rows in any case."""
+    base = make_whole(tmp_path / "base", "mistral", tied=False, tokens=rows)
+    write_json(base / "config.json", read_json(base / "config.json") | {"vocab_size": stated})
+    run = make_run(tiny_config(tmp_path, "other", base, 2, tensor_parallel=2), random_groups(8))
+    status, output = run_stage(run, "sami_nemo.train", 2, 1)
+    assert status == EXIT_USER_ERROR
+    found = f"({511 + rows - stated}, 128) instead of (511, 128)"
+    assert f"model.path = {base}: model.embed_tokens.weight gives" in output and found in output
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sami_nemo.base_model import random_model
-from sami_nemo.checkpoint.hf_map import QKV, Cut, GateUp, Layout, Vocabulary, Whole, hf_map
+from sami_nemo.checkpoint.hf_map import QKV, Columns, GateUp, Layout, Vocabulary, Whole, hf_map
 from sami_nemo.geometry import vocabulary_part
 
 TABLE = hf_map(random_model.geometry(hidden_size=8, num_attention_heads=4, num_key_value_heads=2))
@@ -112,10 +112,9 @@ def test_embedding_and_output_projection_are_padded_and_nothing_else() -> None:
     ("layout", "shapes"),
     [
         (Whole(), [(3,)]),
-        (Cut(0), [(6, 5)]),
         (Vocabulary(6), [(6, 5)]),
         (Vocabulary(7), [(7, 5)]),
-        (Cut(1), [(5, 6)]),
+        (Columns(), [(5, 6)]),
         (GateUp(), [(4, 3), (4, 3)]),
         (QKV(2, 2), [(8, 3), (4, 3), (4, 3)]),
     ],
