@@ -143,6 +143,15 @@ class Geometry:
         return {named.megatron: getattr(self, name) for name, named in NAMES.items() if named.megatron is not None}
 
 
+def vocabulary_part(tokens: int, ranks: int) -> int:
+    """Rows of embedding and output projection on each of `ranks` tensor-parallel ranks, which hold equally many.
+
+    Where `ranks` does not divide the vocabulary of `tokens`, the last parts are filled up with rows of no token: as few as
+    that takes, so that a vocabulary that does divide, or is not shared, stays as it is.
+    """
+    return -(-tokens // ranks)
+
+
 NAMES: dict[str, Named] = {
     name: hint.__metadata__[0] for name, hint in get_type_hints(Geometry, include_extras=True).items()
 }

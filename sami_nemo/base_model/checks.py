@@ -42,12 +42,10 @@ def check_tensor_parallel(config: Config, geometry: Geometry) -> None:
     for name, count in (
         ("attention heads", geometry.num_attention_heads),
         ("key-value heads", geometry.num_key_value_heads),
+        ("feed-forward channels", geometry.ffn_hidden_size),
     ):
         if count % size:
             raise ConfigError("train.tensor_parallel", size, f"must divide the {count} {name} of the model")
-    if geometry.vocab_size % size:
-        remedy = f"must divide the vocabulary of {geometry.vocab_size} tokens"
-        raise ConfigError("train.tensor_parallel", size, remedy)
 
 
 def check_pipeline_parallel(config: Config, geometry: Geometry) -> None:

@@ -69,6 +69,14 @@ def evaluate(
     base: Path, train: TrainConfig, groups: list[ContrastGroup], on_gpu: bool
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
     """Token log-probs of each micro-batch (last pipeline stage), and this rank's gradients."""
+    model, logprobs = forward_and_backward(base, train, groups, on_gpu)
+    return logprobs, gradients(model)
+
+
+def forward_and_backward(
+    base: Path, train: TrainConfig, groups: list[ContrastGroup], on_gpu: bool
+) -> tuple[torch.nn.Module, list[Tensor]]:
+    """The model with its gradients, and token log-probs of each micro-batch (last pipeline stage)."""
     model = nemo_config(read_geometry(base), train, 64, on_gpu).configure_model(None).cuda()
     load_hf_weights(model, base)
     # Every data-parallel rank takes all groups: what is compared does not depend on how they are dealt.
@@ -105,7 +113,7 @@ def evaluate(
         micro_batch_size=1,
         forward_only=False,
     )
-    return [result["logprobs"] for result in results], gradients(model)
+    return model, [result["logprobs"] for result in results]
 
 
 def gradients(model: torch.nn.Module) -> dict[str, Tensor]:

@@ -56,12 +56,14 @@ def tiny_config(runs_dir: Path, name: str, base: Path, devices: int, **train: An
     )
 
 
-def random_groups(count: int, size: int = 2, vocabulary: int = 256, seed: int = 0) -> list[ContrastGroup]:
-    """Contrast groups of random tokens; responses of one token are among them."""
+def random_groups(
+    count: int, size: int = 2, vocabulary: int = 256, seed: int = 0, first: int = 5
+) -> list[ContrastGroup]:
+    """Contrast groups of random tokens from `first` on; responses of one token are among them."""
     draw = random.Random(seed)
 
     def ids(low: int, high: int) -> tuple[int, ...]:
-        return tuple(draw.randrange(5, vocabulary) for _ in range(draw.randint(low, high)))
+        return tuple(draw.randrange(first, vocabulary) for _ in range(draw.randint(low, high)))
 
     return [
         ContrastGroup(
