@@ -31,8 +31,8 @@ SAMPLES = (
 )
 
 
-def convert(model: Path, source: str, prefix: bool, prefix_every_part: bool) -> Tokenizer:
-    """The tokenizer of `model`, without special tokens other than its control pieces.
+def convert(model: Path, source: str, prefix: bool, prefix_every_part: bool) -> tuple[Tokenizer, dict[str, str]]:
+    """The tokenizer of `model`, and its special tokens by transformers' names (bos_token and so on).
 
     Args:
         model: a tokenizer.model.
@@ -58,7 +58,8 @@ def convert(model: Path, source: str, prefix: bool, prefix_every_part: bool) -> 
             raise _not_convertible(model, source, reason)
     tokenizer = _build(proto, prefix_every_part)
     _prove(tokenizer, proto, model, source)
-    return tokenizer
+    ids = {"bos": trainer.bos_id, "eos": trainer.eos_id, "unk": trainer.unk_id, "pad": trainer.pad_id}
+    return tokenizer, {f"{name}_token": proto.pieces[i].piece for name, i in ids.items() if i >= 0}
 
 
 def _not_convertible(model: Path, source: str, reason: str) -> CheckpointError:
