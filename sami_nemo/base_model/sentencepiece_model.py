@@ -72,10 +72,14 @@ def _read(model: Path, source: str) -> Any:
     from transformers.utils.sentencepiece_model_pb2_new import ModelProto
 
     try:
-        return ModelProto.FromString(_processor(model.read_bytes()).serialized_model_proto())
+        proto = ModelProto.FromString(_processor(model.read_bytes()).serialized_model_proto())
     except (OSError, RuntimeError):
+        proto = None
+    # An empty file is a model without pieces.
+    if proto is None or not proto.pieces:
         remedy = "is no sentencepiece model; fetch it again (`git lfs pull` or `hf download`), or give a tokenizer.json"
-        raise CheckpointError(source, model, remedy) from None
+        raise CheckpointError(source, model, remedy)
+    return proto
 
 
 def _processor(serialized: bytes) -> Any:

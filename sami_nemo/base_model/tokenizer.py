@@ -195,10 +195,10 @@ def _check_place(tokenizer: Tokenizer, token: str, place: int, file: str, files:
 def _added_token(token: Any, special: bool) -> Any:
     from tokenizers import AddedToken
 
-    if not isinstance(token, dict):
-        return AddedToken(token, special=special, normalized=not special)
-    options = ("lstrip", "rstrip", "single_word", "normalized")
-    return AddedToken(token["content"], special=special, **{name: token[name] for name in options if name in token})
+    # Stated by its text alone, a token is looked for in the text as it is, which sentencepiece's normalisation changes.
+    options = {"normalized": False} if isinstance(token, str) else token
+    names = ("lstrip", "rstrip", "single_word", "normalized")
+    return AddedToken(_text(token), special=special, **{name: options[name] for name in names if name in options})
 
 
 def _missing(tokenizer: Tokenizer, tokens: list[Any]) -> list[Any]:
