@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import io
-import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sentencepiece
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from sami_nemo.base_model import sentencepiece_model
-from sami_nemo.base_model.random_model import CHAT_TEMPLATE, shipped_text, train_tokenizer
-from sami_nemo.base_model.tokenizer import write_tokenizer
-from sami_nemo.errors import CheckpointError
-from sami_nemo.run_dir import write_json
+from sami_nemo.base_model.random_model import CHAT_TEMPLATE
+from tests.unit.other_tokenizers import (
+    LFS,
+    NAMES,
+    TEXTS,
+    byte_level,
+    checkpoint,
+    like_llama,
+    refusal,
+    sentencepiece_bpe,
+    settings,
+    written,
+)
 
 ROOT = Path(__file__).parents[2]
-SNIPPETS = (
-    "Hello", " ", "  ", "\n", "\n\n", "\t", "the bread", "Über", "naïve café", "Привет", "こんにちは世界", "한국어", "नमस्ते",
-    "👍🏽", "👩‍👩‍👧", "e\u0301", "\u00a0", "▁", "12,345.67", "...", "</s>", "<s>", "<unk>", "<0x0A>", "[INST]", "<tool>", "hello world",
-    "<", "a", "aaaa", "==", "if (x) {\r\n", "<|im_end|>",
-)  # fmt: skip
-TEXTS = ("", *SNIPPETS, *map("".join, itertools.product(SNIPPETS, repeat=2)), *sentencepiece_model.SAMPLES)
 FEW = ("Hello </s> bread <tool>x", " sourbread  breads\n", "Ünï 👍 <s>bread</s> <|im_end|>", "x<tool> <mask> y")
 
 # Prints what AutoTokenizer and the product's prompts make of each directory; run in either environment.
@@ -77,106 +75,6 @@ def run(python: Path | str, program: str, *arguments: Path, stdin: str = "") -> 
     return done.stdout
 
 
-def byte_level() -> Tokenizer:
-    """With `<s>`, `</s>` and so on as special tokens, and `bread` as an ordinary added one."""
-    tokenizer: Tokenizer = train_tokenizer(shipped_text(), 600).backend_tokenizer
-    tokenizer.add_tokens([AddedToken("bread", special=False)])
-    tokenizer.add_special_tokens([AddedToken("<tool>", special=True)])
-    return tokenizer
-
-
-def like_llama(metaspace: bool) -> Tokenizer:
-    """A byte-fallback BPE as Llama-2's and Mistral's tokenizer.json have it: the older form, or with Metaspace."""
-    control = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    pieces = [
-        *control,
-        *"▁abcdefghijklmnopqrstuvwxyzH.,",
-        "▁H",
-        "el",
-        "▁Hel",
-        "lo",
-        "▁Hello",
-        "▁b",
-        "re",
-        "▁bre",
-        "ad",
-        "▁bread",
-    ]
-    merges = [
-        ("▁", "H"),
-        ("e", "l"),
-        ("▁H", "el"),
-        ("l", "o"),
-        ("▁Hel", "lo"),
-        ("▁", "b"),
-        ("r", "e"),
-        ("▁b", "re"),
-        ("a", "d"),
-        ("▁bre", "ad"),
-    ]
-    vocab = {piece: i for i, piece in enumerate(pieces)}
-    tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    if metaspace:
-        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("▁", "first", split=False)
-    else:
-        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control[:3]])
-    return tokenizer
-
-
-def sentencepiece_bpe(**options: Any) -> bytes:
-    """A model of 600 pieces, trained as Llama's and Mistral's were."""
-    model = io.BytesIO()
-    texts = [line for text in shipped_text() for line in text.splitlines()]
-    defaults = {"model_type": "bpe", "byte_fallback": True, "normalization_rule_name": "identity"}
-    spaces = {"remove_extra_whitespaces": False, "vocab_size": 600, "minloglevel": 2, "num_threads": 1}
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts), model_writer=model, **defaults | spaces | options
-    )
-    return model.getvalue()
-
-
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Callable[..., Path]:
-    """Makes a checkpoint: a tokenizer, and JSON files by name without ending."""
-
-    def make(tokenizer: Tokenizer | None = None, name: str = "checkpoint", **files: Any) -> Path:
-        directory = tmp_path / name
-        directory.mkdir()
-        size = tokenizer.get_vocab_size() if tokenizer else 32000
-        for file, content in {"config": {"model_type": "mistral", "vocab_size": size}, **files}.items():
-            write_json(directory / f"{file}.json", content)
-        if tokenizer:
-            tokenizer.save(str(directory / "tokenizer.json"))
-        return directory
-
-    return make
-
-
-def written(checkpoint: Path) -> Path:
-    """The directory that both environments read: as a run has it, with the configuration beside the tokenizer."""
-    directory = checkpoint.with_name(f"{checkpoint.name}_written")
-    directory.mkdir()
-    write_tokenizer(checkpoint, directory, "model.path")
-    shutil.copy(checkpoint / "config.json", directory)
-    return directory
-
-
-def settings(directory: Path) -> dict[str, Any]:
-    return json.loads((directory / "tokenizer_config.json").read_text())
-
-
-def refusal(checkpoint: Path) -> str:
-    with pytest.raises(CheckpointError) as error:
-        write_tokenizer(checkpoint, checkpoint / "written", "model.path")
-    assert not (checkpoint / "written").exists()
-    message = str(error.value)
-    assert message.startswith(f"model.path = {checkpoint}") and "\n" not in message
-    return message
-
-
-NAMES = {"bos_token": "<s>", "eos_token": "</s>"}
 LIKE_LLAMA = {
     **NAMES,
     "unk_token": "<unk>",
@@ -202,15 +100,15 @@ FORMS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.slow
-def test_both_environments_load_the_same(generate_python: Path, checkpoint: Callable[..., Path]) -> None:
+def test_both_environments_load_the_same(generate_python: Path, tmp_path: Path) -> None:
     sources = {}
     for name, files in FORMS.items():
         config = {"config": {"model_type": "mistral", "vocab_size": 700}}
-        sources[name] = checkpoint(byte_level(), name, **config | files)
+        sources[name] = checkpoint(tmp_path, byte_level(), name, **config | files)
     for name, stated in {"llama": {"legacy": True}, "metaspace": {"add_prefix_space": True}}.items():
         tokenizer = like_llama(metaspace=name == "metaspace")
-        sources[name] = checkpoint(tokenizer, name, tokenizer_config={**LIKE_LLAMA, **stated})
-    sources["mistral"] = checkpoint(name="mistral", added_tokens={"<|im_end|>": 600, "knead": 601})
+        sources[name] = checkpoint(tmp_path, tokenizer, name, tokenizer_config={**LIKE_LLAMA, **stated})
+    sources["mistral"] = checkpoint(tmp_path, name="mistral", added_tokens={"<|im_end|>": 600, "knead": 601})
     (sources["mistral"] / "tokenizer.model").write_bytes(sentencepiece_bpe(user_defined_symbols=["<tool>"]))
     sources["saved"] = sources["version_5"].with_name("saved")
     (sources["extra_list"] / "chat_template.jinja").write_text(CHAT_TEMPLATE)
@@ -233,106 +131,20 @@ def test_both_environments_load_the_same(generate_python: Path, checkpoint: Call
             assert ("<mask>" in one["special"]) == (name != "added_tokens"), name
         raw = Tokenizer.from_file(str(directory / "tokenizer.json"))
         assert one["ids"] == [raw.encode(text, add_special_tokens=False).ids for text in FEW], name
-        if name in ("version_5", "unknown_class", "additional", "llama", "metaspace"):
+        if name in ("version_5", "unknown_class", "llama", "metaspace"):
             source = Tokenizer.from_file(str(sources[name] / "tokenizer.json"))
             assert one["ids"] == [source.encode(text, add_special_tokens=False).ids for text in FEW], name
+    tool, mask = 601, 602  # which takes the space on its left
+    assert four["additional_written"]["ids"][-1][1:3] == [tool, mask]
     assert four["saved_written"]["chat"].startswith("<s>")
     assert four["saved_written"]["ids"] == four["extra_list_written"]["ids"]
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"user_defined_symbols": ["[INST]", "<tool>", "hello world", "<"]},
-        {"add_dummy_prefix": False},
-        {"remove_extra_whitespaces": True},
-        {"byte_fallback": False},
-        {"normalization_rule_name": "nmt_nfkc", "remove_extra_whitespaces": True},
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("legacy", [True, False])
-def test_a_sentencepiece_model_keeps_its_ids(checkpoint: Callable[..., Path], options: Any, legacy: bool) -> None:
-    source = checkpoint(tokenizer_config={"legacy": legacy, "tokenizer_class": "LlamaTokenizer"})
-    (source / "tokenizer.model").write_bytes(sentencepiece_bpe(**options))
-    tokenizer = Tokenizer.from_file(str(written(source) / "tokenizer.json"))
-    tokenizer.encode_special_tokens = True
-    reference = sentencepiece.SentencePieceProcessor(model_file=str(source / "tokenizer.model"))
-    found = [encoding.ids for encoding in tokenizer.encode_batch(TEXTS, add_special_tokens=False)]
-    assert found == reference.encode(list(TEXTS))
-    assert len(TEXTS) > 900
-    for text, ids in zip(TEXTS, found, strict=True):
-        if reference.unk_id() not in ids and "▁" not in text:
-            assert tokenizer.decode(ids, skip_special_tokens=False) == reference.decode(ids)
-
-
-def test_a_control_piece_between_symbols_stays_text(checkpoint: Callable[..., Path]) -> None:
-    """Parts of a text between user-defined symbols are looked up as a whole."""
-    source = checkpoint()
-    (source / "tokenizer.model").write_bytes(sentencepiece_bpe(user_defined_symbols=["[INST]"]))
-    tokenizer = Tokenizer.from_file(str(written(source) / "tokenizer.json"))
-    tokenizer.encode_special_tokens = True
-    reference = sentencepiece.SentencePieceProcessor(model_file=str(source / "tokenizer.model"))
-    for text in ("[INST]</s>[INST]", "[INST]<0x0A>[INST]", "</s>[INST]</s>"):
-        ids = tokenizer.encode(text, add_special_tokens=False).ids
-        assert ids == reference.encode(text) and reference.eos_id() not in ids
-
-
-def test_spaces_after_special_tokens_are_as_the_checkpoint_says(checkpoint: Callable[..., Path]) -> None:
-    model = sentencepiece_bpe()
-    parts = {}
-    for legacy in (True, False):
-        source = checkpoint(name=f"legacy_{legacy}", tokenizer_config={"legacy": legacy})
-        (source / "tokenizer.model").write_bytes(model)
-        tokenizer = Tokenizer.from_file(str(written(source) / "tokenizer.json"))
-        parts[legacy] = tokenizer.encode("Why?</s>Why?</s> Why?").tokens
-    first = parts[True][1 : parts[True].index("</s>")]
-    assert parts[True] == ["<s>", *first, "</s>", *first, "</s>", "▁", *first]
-    bare = ["".join(first).removeprefix("▁")]
-    assert "".join(parts[False]) == "".join(["<s>", *first, "</s>", *bare, "</s>", *first])
-
-
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        ({"model_type": "unigram"}, "it is no BPE model"),
-        ({"model_type": "char", "vocab_size": 400, "hard_vocab_limit": False}, "it is no BPE model"),
-        ({"treat_whitespace_as_suffix": True}, "its spaces are suffixes"),
-        ({"normalization_rule_name": "nmt_nfkc"}, "get other ids than sentencepiece gives them"),
-    ],
-    ids=str,
-)
-def test_what_cannot_be_converted_is_refused(checkpoint: Callable[..., Path], options: Any, reason: str) -> None:
-    source = checkpoint()
-    (source / "tokenizer.model").write_bytes(sentencepiece_bpe(**options))
-    with pytest.raises(CheckpointError) as error:
-        write_tokenizer(source, source / "written", "model.path")
-    message = str(error.value)
-    assert reason in message and "put the model's own tokenizer.json beside it" in message and "\n" not in message
-    assert not (source / "written").exists()
-
-
-def test_mistrals_own_models(generate_python: Path, checkpoint: Callable[..., Path]) -> None:
-    """Those that the hub has without a tokenizer.json, and one with user-defined symbols."""
-    library = generate_python.parents[1] / "lib"
-    models = sorted(library.glob("python*/site-packages/mistral_common/data/*tokenizer*.model.v[13]"))
-    if not models:
-        pytest.skip("mistral-common is not in the generation environment")
-    for i, model in enumerate(models):
-        source = checkpoint(name=f"model_{i}", config={"model_type": "mistral", "vocab_size": 32768})
-        shutil.copy(model, source / "tokenizer.model")
-        tokenizer = Tokenizer.from_file(str(written(source) / "tokenizer.json"))
-        tokenizer.encode_special_tokens = True
-        reference = sentencepiece.SentencePieceProcessor(model_file=str(model))
-        found = [encoding.ids for encoding in tokenizer.encode_batch(TEXTS, add_special_tokens=False)]
-        assert found == reference.encode(list(TEXTS)), model
-
-
-def test_version_4_itself_gives_the_same_ids(checkpoint: Callable[..., Path]) -> None:
+def test_version_4_itself_gives_the_same_ids(tmp_path: Path) -> None:
     """Where it can load a checkpoint as it is."""
     sources = [
         checkpoint(
+            tmp_path,
             byte_level(),
             f"prefix_{stated}",
             tokenizer_config={**NAMES, "tokenizer_class": "GPT2Tokenizer", "add_prefix_space": stated},
@@ -341,12 +153,17 @@ def test_version_4_itself_gives_the_same_ids(checkpoint: Callable[..., Path]) ->
     ]
     sources += [
         checkpoint(
-            like_llama(metaspace), f"llama_{metaspace}", tokenizer_config={**LIKE_LLAMA, "legacy": not metaspace}
+            tmp_path,
+            like_llama(metaspace),
+            f"llama_{metaspace}",
+            tokenizer_config={**LIKE_LLAMA, "legacy": not metaspace},
         )
         for metaspace in (True, False)
     ]
     sources.append(
-        checkpoint(byte_level(), "plain", tokenizer_config={**NAMES, "tokenizer_class": "PreTrainedTokenizerFast"})
+        checkpoint(
+            tmp_path, byte_level(), "plain", tokenizer_config={**NAMES, "tokenizer_class": "PreTrainedTokenizerFast"}
+        )
     )
     for source in sources:
         own, ours = (AutoTokenizer.from_pretrained(each) for each in (source, written(source)))
@@ -357,46 +174,48 @@ def test_version_4_itself_gives_the_same_ids(checkpoint: Callable[..., Path]) ->
         assert (ours.bos_token_id, ours.eos_token_id) == (own.bos_token_id, own.eos_token_id)
 
 
-def test_a_space_before_the_text_is_what_the_checkpoint_says(checkpoint: Callable[..., Path]) -> None:
+def test_a_space_before_the_text_is_what_the_checkpoint_says(tmp_path: Path) -> None:
     """Version 4's plain class takes it away where it is not stated beside tokenizer.json."""
     tokenizer = byte_level()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    found = written(checkpoint(tokenizer, tokenizer_config=NAMES))
+    found = written(checkpoint(tmp_path, tokenizer, tokenizer_config=NAMES))
     ours = AutoTokenizer.from_pretrained(found)
     assert ours.encode("the", add_special_tokens=False) == byte_level().encode(" the", add_special_tokens=False).ids
 
 
-def test_mistrals_words_are_mended_where_the_checkpoint_asks_for_it(checkpoint: Callable[..., Path]) -> None:
+def test_mistrals_words_are_mended_where_the_checkpoint_asks_for_it(tmp_path: Path) -> None:
     tokenizer = byte_level()
     words = pre_tokenizers.Split(Regex(r"\w+"), "isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(False, use_regex=False)])
     for asked in (True, False):
-        source = checkpoint(tokenizer, f"asked_{asked}", tokenizer_config={**NAMES, "fix_mistral_regex": asked})
+        source = checkpoint(
+            tmp_path, tokenizer, f"asked_{asked}", tokenizer_config={**NAMES, "fix_mistral_regex": asked}
+        )
         state = json.loads((written(source) / "tokenizer.json").read_text())["pre_tokenizer"]["pretokenizers"]
         assert ("Lu" in state[0]["pattern"]["Regex"]) == asked and state[1]["type"] == "ByteLevel"
 
 
-def test_special_tokens_are_found_wherever_they_are_named(checkpoint: Callable[..., Path]) -> None:
+def test_special_tokens_are_found_wherever_they_are_named(tmp_path: Path) -> None:
     for name, files in FORMS.items():
-        source = checkpoint(byte_level(), name, **{"config": {"vocab_size": 700}} | files)
+        source = checkpoint(tmp_path, byte_level(), name, **{"config": {"vocab_size": 700}} | files)
         found = settings(written(source))
         assert (found["bos_token"], found["eos_token"]) == ("<s>", "</s>"), name
         assert found["tokenizer_class"] == "PreTrainedTokenizerFast", name
 
 
-def test_a_token_that_is_named_special_is_special(checkpoint: Callable[..., Path]) -> None:
+def test_a_token_that_is_named_special_is_special(tmp_path: Path) -> None:
     stated = {**NAMES, "additional_special_tokens": ["bread"]}
-    found = written(checkpoint(byte_level(), tokenizer_config=stated))
+    found = written(checkpoint(tmp_path, byte_level(), tokenizer_config=stated))
     added = json.loads((found / "tokenizer.json").read_text())["added_tokens"]
     assert {token["content"] for token in added if token["special"]} >= {"bread", "<s>", "</s>", "<tool>"}
 
 
-def test_no_bos_where_the_checkpoint_says_none(checkpoint: Callable[..., Path]) -> None:
+def test_no_bos_where_the_checkpoint_says_none(tmp_path: Path) -> None:
     """transformers writes bos_token_id = 1 into a config.json whatever the tokenizer is."""
     config = {"vocab_size": 700, "bos_token_id": 1, "eos_token_id": 2}
-    stated = checkpoint(byte_level(), "stated", config=config, tokenizer_config={"bos_token": None})
+    stated = checkpoint(tmp_path, byte_level(), "stated", config=config, tokenizer_config={"bos_token": None})
     assert "bos_token" not in settings(written(stated))
-    ordinary = checkpoint(byte_level(), "ordinary", config={**config, "bos_token_id": 300})
+    ordinary = checkpoint(tmp_path, byte_level(), "ordinary", config={**config, "bos_token_id": 300})
     assert "bos_token" not in settings(written(ordinary))
 
 
@@ -409,23 +228,22 @@ def test_no_bos_where_the_checkpoint_says_none(checkpoint: Callable[..., Path]) 
         (None, CHAT_TEMPLATE),
     ],
 )
-def test_a_chat_template_is_found(checkpoint: Callable[..., Path], stated: Any, file: str | None) -> None:
-    source = checkpoint(byte_level(), tokenizer_config={**NAMES, "chat_template": stated})
+def test_a_chat_template_is_found(tmp_path: Path, stated: Any, file: str | None) -> None:
+    source = checkpoint(tmp_path, byte_level(), tokenizer_config={**NAMES, "chat_template": stated})
     if file:
         (source / "chat_template.jinja").write_text(file)
     assert (written(source) / "chat_template.jinja").read_text() == CHAT_TEMPLATE
 
 
-def test_settings_left_from_a_training_are_not_kept(checkpoint: Callable[..., Path]) -> None:
+def test_settings_left_from_a_training_are_not_kept(tmp_path: Path) -> None:
     tokenizer = byte_level()
     tokenizer.enable_truncation(4)
     tokenizer.enable_padding(length=16)
-    found = Tokenizer.from_file(str(written(checkpoint(tokenizer, tokenizer_config=NAMES)) / "tokenizer.json"))
+    found = Tokenizer.from_file(
+        str(written(checkpoint(tmp_path, tokenizer, tokenizer_config=NAMES)) / "tokenizer.json")
+    )
     ids = byte_level().encode("How do I knead the dough?", add_special_tokens=False).ids
     assert found.encode("How do I knead the dough?", add_special_tokens=False).ids == ids and len(ids) > 4
-
-
-LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 1795303\n"
 
 
 @pytest.mark.parametrize(
@@ -446,8 +264,8 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 179530
         ("added_tokens.json", b'{"<mask>": 700}', "gives '<mask>' the id 700, and its vocabulary has it at 602"),
     ],
 )
-def test_damage_is_one_line(checkpoint: Callable[..., Path], file: str, content: bytes, reason: str) -> None:
-    source = checkpoint(byte_level(), tokenizer_config=NAMES)
+def test_damage_is_one_line(tmp_path: Path, file: str, content: bytes, reason: str) -> None:
+    source = checkpoint(tmp_path, byte_level(), tokenizer_config=NAMES)
     (source / file).write_bytes(content)
     assert reason in refusal(source)
 
@@ -462,7 +280,7 @@ def test_damage_is_one_line(checkpoint: Callable[..., Path], file: str, content:
         ("vocab.json", b"{}", "needs a tokenizer.json or tokenizer.model, and has none"),
     ],
 )
-def test_no_tokenizer_is_one_line(checkpoint: Callable[..., Path], file: str, content: bytes, reason: str) -> None:
-    source = checkpoint(tokenizer_config=NAMES)
+def test_no_tokenizer_is_one_line(tmp_path: Path, file: str, content: bytes, reason: str) -> None:
+    source = checkpoint(tmp_path, tokenizer_config=NAMES)
     (source / file).write_bytes(content)
     assert reason in refusal(source)
