@@ -29,6 +29,12 @@ def uses_chat_template(config: Config, iteration: int) -> bool:
     return config.generate.chat_template or iteration == INSTRUCT
 
 
+def special_texts(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """What is a special token wherever it stands in a chat template's text. Ordinary added tokens are words."""
+    marked = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return tuple(dict.fromkeys([*marked, *tokenizer.all_special_tokens]))
+
+
 class PromptTokenizer:
     """A model's tokenizer, applied to the prompts of one task.
 
