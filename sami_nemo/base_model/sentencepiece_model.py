@@ -1,8 +1,8 @@
 """A sentencepiece model as a tokenizer of the `tokenizers` library, proved against the sentencepiece library itself.
 
-transformers has conversions of its own, which differ: version 4 needs a protobuf that NeMo cannot have, version 5 takes
-user-defined symbols for tokens of the library, which stand before the normalisation, and swallows spaces. What is built
-here follows sentencepiece: normalise, put one "▁" before the text, keep user-defined symbols apart, then merge.
+transformers has conversions of its own: version 4's asks for a protobuf that NeMo cannot have, version 5's gives other
+ids. What is built here follows sentencepiece: normalise, put one "▁" before the text, keep user-defined symbols apart,
+merge. Whatever it is built of, `convert` gives out no tokenizer whose ids differ from sentencepiece's.
 """
 
 from __future__ import annotations
