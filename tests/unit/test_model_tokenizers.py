@@ -109,8 +109,10 @@ def test_both_environments_load_the_same(generate_python: Path, tmp_path: Path) 
     for name, stated in {"llama": {"legacy": True}, "metaspace": {"legacy": False, "add_prefix_space": True}}.items():
         tokenizer = like_llama(metaspace=name == "metaspace")
         sources[name] = checkpoint(tmp_path, tokenizer, name, tokenizer_config={**LIKE_LLAMA, **stated})
-    sources["mistral"] = checkpoint(tmp_path, name="mistral", added_tokens={"<|im_end|>": 600, "knead": 601})
-    (sources["mistral"] / "tokenizer.model").write_bytes(sentencepiece_bpe(user_defined_symbols=["<tool>"]))
+    for name, legacy in {"spm_legacy": True, "spm_once": False}.items():
+        added = {"<|im_end|>": 600, "knead": 601}
+        sources[name] = checkpoint(tmp_path, name=name, added_tokens=added, tokenizer_config={"legacy": legacy})
+        (sources[name] / "tokenizer.model").write_bytes(sentencepiece_bpe(user_defined_symbols=["<tool>"]))
     sources["saved"] = sources["version_5"].with_name("saved")
     (sources["extra_list"] / "chat_template.jinja").write_text(CHAT_TEMPLATE)
     run(generate_python, SAVE, sources["extra_list"], sources["saved"])
