@@ -1,8 +1,8 @@
 """A sentencepiece model as a tokenizer of the `tokenizers` library, proved against the sentencepiece library itself.
 
-transformers has conversions of its own, which differ: version 4 needs a protobuf that NeMo cannot have, version 5 takes
-user-defined symbols for tokens of the library, which stand before the normalisation, and swallows spaces. What is built
-here follows sentencepiece: normalise, put one "▁" before the text, keep user-defined symbols apart, then merge.
+transformers has conversions of its own: version 4's asks for a protobuf that NeMo cannot have, version 5's gives other
+ids. What is built here follows sentencepiece: normalise, put one "▁" before the text, keep user-defined symbols apart,
+merge. A model is refused if any of the texts below, or of the pieces that are special to it, gets other ids.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 SPACE = "▁"
-
+# In many scripts, with what normalisations change, code, and special tokens spelled out.
 SAMPLES = (
     "Summarize the post below: it was the best of times, it was the worst of times.",
     "How do I knead dough?\n\nHuman: Thanks!\n\nAssistant: You’re welcome; “café” costs €3.50 (½ off).",
@@ -173,9 +173,8 @@ def _keep_apart(proto: Any, symbols: list[str]) -> list[Any]:
     bare.normalizer_spec.precompiled_charsmap = b""
     spellings = [piece.piece for piece in proto.pieces if piece.type != piece.USER_DEFINED and len(piece.piece) > 1]
     cuts = []
-    for spelling, pieces in zip(
-        spellings, _processor(bare.SerializeToString()).encode(spellings, out_type=str), strict=True
-    ):
+    cut = _processor(bare.SerializeToString()).encode(spellings, out_type=str)
+    for spelling, pieces in zip(spellings, cut, strict=True):
         if pieces != [spelling]:
             first = pieces[0] if spelling.startswith(pieces[0]) else spelling[0]
             cuts.append(f"{re.escape(first)}(?={re.escape(spelling[len(first) :])}\\z)")

@@ -1,9 +1,9 @@
 """A checkpoint's tokenizer in one form that transformers 4, transformers 5 and vLLM load alike.
 
 Checkpoints say what their tokenizer does in up to six files and by a class name, and the versions of transformers read
-these differently: `add_prefix_space`, `legacy`, `extra_special_tokens` and the class itself change ids in one and not in
-the other. Here tokenizer.json decides how a text is cut; the other files name special tokens and a chat template. What
-they say is written into tokenizer.json, for the plain class, which adds nothing of its own.
+these differently: `add_prefix_space`, `legacy`, `extra_special_tokens` and the class itself change ids in one and not
+in the other. Here tokenizer.json decides how a text is cut; the other files name special tokens and a chat template.
+What they say is written into tokenizer.json, for the plain class, which adds nothing of its own.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 NAMED = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+# An EOS is never guessed: with the wrong one no response ends.
+LLAMA = {"bos_token": "<s>", "unk_token": "<unk>"}
 GIT_LFS = b"version https://git-lfs"
 # What transformers puts in for `fix_mistral_regex`: Mistral's own way to cut words, which conversions got wrong once.
 MISTRAL_WORDS = (
@@ -47,12 +49,11 @@ def write_tokenizer(checkpoint: Path, directory: Path, source: str) -> None:
     tokenizer = _load(files)
     _add_stated_tokens(tokenizer, files)
     named = _named_tokens(tokenizer, files)
-    tokenizer.add_special_tokens(_missing(tokenizer, [*named.values(), *_further_special(files.settings)]))
+    stated = [*named.values(), *_further_special(files.settings)]
+    tokenizer.add_special_tokens(_missing(tokenizer, stated))
     if files.sentencepiece:
         _put_bos_and_eos(tokenizer, named, files.settings)
-    state = _canonical(
-        tokenizer, files, {_text(token) for token in (*named.values(), *_further_special(files.settings))}
-    )
+    state = _canonical(tokenizer, files, {_text(token) for token in stated})
     _check_ids(tokenizer, files)
 
     special = [token["content"] for token in state["added_tokens"] if token["special"]]
@@ -159,9 +160,8 @@ def _load(files: _Files) -> Tokenizer:
         return tokenizer
     if (files.checkpoint / "tokenizer.model").is_file():
         return _from_sentencepiece(files)
-    found = (
-        "only tekken.json, which is Mistral's own format" if (files.checkpoint / "tekken.json").is_file() else "none"
-    )
+    tekken = (files.checkpoint / "tekken.json").is_file()
+    found = "only tekken.json, which is Mistral's own format" if tekken else "none"
     raise files.error(f"needs a tokenizer.json or tokenizer.model, and has {found}; copy the model's tokenizer.json")
 
 
@@ -243,16 +243,15 @@ def _named_tokens(tokenizer: Tokenizer, files: _Files) -> dict[str, Any]:
         # A null says that there is none. But every text has an end.
         if token is None and (name not in files.settings or name == "eos_token"):
             token = files.sentencepiece.get(name) or _by_id(f"{name}_id", tokenizer, files)
+            token = token or _by_default(name, tokenizer, files.settings)
         if token is None:
             continue
         if tokenizer.token_to_id(_text(token)) is None:
             raise files.error(f"its {name} {_text(token)!r} is not in the vocabulary; correct tokenizer_config.json")
         named[name] = token
     if "eos_token" not in named:
-        remedy = (
-            "names no token that ends a text; give eos_token in tokenizer_config.json, or eos_token_id in config.json"
-        )
-        raise files.error(remedy)
+        places = "eos_token in tokenizer_config.json, or eos_token_id in config.json"
+        raise files.error(f"names no token that ends a text; give {places}")
     return named
 
 
@@ -269,6 +268,14 @@ def _by_id(key: str, tokenizer: Tokenizer, files: _Files) -> str | None:
     return None
 
 
+def _by_default(name: str, tokenizer: Tokenizer, settings: dict[str, Any]) -> str | None:
+    """What Llama's class takes, which transformers 4 takes for a Mistral without a class, too."""
+    token = LLAMA.get(name)
+    special = {added.content for added in tokenizer.get_added_tokens_decoder().values() if added.special}
+    of_llama = (settings.get("tokenizer_class") or "Llama").startswith("Llama")
+    return token if of_llama and token in special else None
+
+
 def _is_byte_level(state: dict[str, Any]) -> bool:
     return (state["pre_tokenizer"] or {}).get("type") == "ByteLevel"
 
@@ -281,12 +288,14 @@ def _canonical(tokenizer: Tokenizer, files: _Files, special: set[str]) -> dict[s
     """
     from tokenizers import Regex, pre_tokenizers
 
-    # Prompts are neither cut nor filled up; settings for that are left over from the last text of a training.
+    # Left over from the tokenizer's training or use: prompts are not cut, filled up or cut into words at random.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     if files.settings.get("fix_mistral_regex") is True and isinstance(tokenizer.pre_tokenizer, pre_tokenizers.Sequence):
         tokenizer.pre_tokenizer[0] = pre_tokenizers.Split(Regex(MISTRAL_WORDS), "isolated")
     state: dict[str, Any] = json.loads(tokenizer.to_str())
+    if "dropout" in state["model"]:
+        state["model"]["dropout"] = None
     for token in state["added_tokens"]:
         token["special"] = token["special"] or token["content"] in special
     stated = files.settings.get("add_prefix_space")
@@ -299,15 +308,17 @@ def _check_ids(tokenizer: Tokenizer, files: _Files) -> None:
     size = files.model.get("vocab_size")
     token, last = max(tokenizer.get_vocab(with_added_tokens=True).items(), key=lambda item: item[1])
     if isinstance(size, int) and last >= size:
-        remedy = f"its tokenizer has the id {last} ({token!r}), and its config.json a vocab_size of {size}; they do not belong together"
-        raise files.error(remedy)
+        found = f"its tokenizer has the id {last} ({token!r}), and its config.json a vocab_size of {size}"
+        raise files.error(f"{found}; give the tokenizer that the model was trained with")
 
 
 def _chat_template(files: _Files) -> str | None:
-    """The template that is taken where none is named."""
+    """The template that is taken where none is asked for by name."""
     if (files.checkpoint / "chat_template.jinja").is_file():
         return files.text("chat_template.jinja")
     template = files.settings.get("chat_template")
-    if isinstance(template, list):
-        template = {each["name"]: each["template"] for each in template}.get("default")
+    if isinstance(template, list) and all(isinstance(each, dict) for each in template):
+        template = next((each.get("template") for each in template if each.get("name") == "default"), None)
+    if template is not None and not isinstance(template, str):
+        raise files.error("its chat_template is neither text nor a list of named texts; correct tokenizer_config.json")
     return template

@@ -22,10 +22,10 @@ from sami_nemo.run_dir import write_json
 NAMES = {"bos_token": "<s>", "eos_token": "</s>"}
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 1795303\n"
 SNIPPETS = (
-    "Hello", " ", "  ", "\n", "\n\n", "\t", "the bread", "Über", "naïve café", "Привет", "こんにちは世界", "한국어", "नमस्ते",
-    "👍🏽", "👩‍👩‍👧", "e\u0301", "\u00a0", "▁", "12,345.67", "...", "</s>", "<s>", "<unk>", "<0x0A>", "[INST]", "<tool>", "hello world",
-    "<", "a", "aaaa", "==", "if (x) {\r\n", "<|im_end|>",
-)  # fmt: skip
+    *("Hello", " ", "  ", "\n", "\n\n", "\t", "the bread", "12,345.67", "...", "<", "a", "aaaa", "==", "if (x) {\r\n"),
+    *("Über", "naïve café", "Привет", "こんにちは世界", "한국어", "नमस्ते", "👍🏽", "👩‍👩‍👧", "e\u0301", "\u00a0", "▁"),
+    *("</s>", "<s>", "<unk>", "<0x0A>", "[INST]", "<tool>", "hello world", "<|im_end|>"),
+)
 TEXTS = ("", *SNIPPETS, *map("".join, itertools.product(SNIPPETS, repeat=2)), *sentencepiece_model.SAMPLES)
 
 

@@ -75,41 +75,44 @@ def run(python: Path | str, program: str, *arguments: Path, stdin: str = "") -> 
     return done.stdout
 
 
-LIKE_LLAMA = {
-    **NAMES,
-    "unk_token": "<unk>",
-    "tokenizer_class": "LlamaTokenizer",
-    "legacy": False,
-    "add_bos_token": True,
-}
+def beside(**settings: Any) -> dict[str, Any]:
+    """A tokenizer_config.json that names BOS and EOS, and more."""
+    return {"tokenizer_config": {**NAMES, **settings}}
+
+
+LIKE_LLAMA = beside(tokenizer_class="LlamaTokenizer", unk_token="<unk>", add_bos_token=True)["tokenizer_config"]
+MASK = {"content": "<mask>", "lstrip": True, "special": True}
+CONFIG = {"model_type": "mistral", "vocab_size": 700}
 FORMS: dict[str, dict[str, Any]] = {
-    "version_5": {"tokenizer_config": {**NAMES, "tokenizer_class": "TokenizersBackend", "backend": "tokenizers"}},
-    "unknown_class": {"tokenizer_config": {**NAMES, "tokenizer_class": "TheirOwnTokenizer", "auto_map": {"AutoTokenizer": ["a.B", None]}}},
-    "no_class": {"tokenizer_config": NAMES},
-    "extra_list": {"tokenizer_config": {**NAMES, "tokenizer_class": "TokenizersBackend", "extra_special_tokens": ["<mask>"]}},
-    "extra_names": {"tokenizer_config": {**NAMES, "extra_special_tokens": {"image_token": "<mask>"}}},
-    "own_name": {"tokenizer_config": {**NAMES, "image_token": "<mask>"}},
-    "additional": {"tokenizer_config": {**NAMES, "additional_special_tokens": [{"content": "<mask>", "lstrip": True, "special": True}]}},
-    "added_tokens": {"tokenizer_config": NAMES, "added_tokens": {"<mask>": 602, "knead": 603}},
+    "version_5": beside(tokenizer_class="TokenizersBackend", backend="tokenizers"),
+    "unknown_class": beside(tokenizer_class="TheirOwnTokenizer", auto_map={"AutoTokenizer": ["a.B", None]}),
+    "no_class": beside(),
+    "extra_list": beside(tokenizer_class="TokenizersBackend", extra_special_tokens=["<mask>"]),
+    "extra_names": beside(extra_special_tokens={"image_token": "<mask>"}),
+    "own_name": beside(image_token="<mask>"),
+    "additional": beside(additional_special_tokens=[MASK]),
+    "decoder": beside(added_tokens_decoder={"602": MASK, "603": {"content": "knead", "special": False}}),
+    "added_tokens": {**beside(), "added_tokens": {"<mask>": 602, "knead": 603}},
     "map_only": {"special_tokens_map": {**NAMES, "pad_token": {"content": "</s>", "lstrip": False}}},
-    "objects": {"tokenizer_config": {name: {"__type": "AddedToken", "content": token} for name, token in NAMES.items()}},
-    "config_ids": {"tokenizer_config": {"eos_token": None}, "config": {"model_type": "mistral", "vocab_size": 700, "bos_token_id": 1, "eos_token_id": 2}},
+    "objects": beside(eos_token={"__type": "AddedToken", "content": "</s>"}, bos_token={"content": "<s>"}),
+    "config_ids": {"tokenizer_config": {"eos_token": None}, "config": CONFIG | {"bos_token_id": 1, "eos_token_id": 2}},
     "generation_ids": {"generation_config": {"bos_token_id": 1, "eos_token_id": [2, 0]}},
-    "prefix_space": {"tokenizer_config": {**NAMES, "add_prefix_space": True, "tokenizer_class": "GPT2Tokenizer"}},
-}  # fmt: skip
+    "prefix_space": beside(add_prefix_space=True, tokenizer_class="GPT2Tokenizer"),
+}
 
 
 @pytest.mark.slow
 def test_both_environments_load_the_same(generate_python: Path, tmp_path: Path) -> None:
     sources = {}
     for name, files in FORMS.items():
-        config = {"config": {"model_type": "mistral", "vocab_size": 700}}
-        sources[name] = checkpoint(tmp_path, byte_level(), name, **config | files)
-    for name, stated in {"llama": {"legacy": True}, "metaspace": {"add_prefix_space": True}}.items():
+        sources[name] = checkpoint(tmp_path, byte_level(), name, **{"config": CONFIG} | files)
+    for name, stated in {"llama": {"legacy": True}, "metaspace": {"legacy": False, "add_prefix_space": True}}.items():
         tokenizer = like_llama(metaspace=name == "metaspace")
         sources[name] = checkpoint(tmp_path, tokenizer, name, tokenizer_config={**LIKE_LLAMA, **stated})
-    sources["mistral"] = checkpoint(tmp_path, name="mistral", added_tokens={"<|im_end|>": 600, "knead": 601})
-    (sources["mistral"] / "tokenizer.model").write_bytes(sentencepiece_bpe(user_defined_symbols=["<tool>"]))
+    for name, legacy in {"spm_legacy": True, "spm_once": False}.items():
+        added = {"<|im_end|>": 600, "knead": 601}
+        sources[name] = checkpoint(tmp_path, name=name, added_tokens=added, tokenizer_config={"legacy": legacy})
+        (sources[name] / "tokenizer.model").write_bytes(sentencepiece_bpe(user_defined_symbols=["<tool>"]))
     sources["saved"] = sources["version_5"].with_name("saved")
     (sources["extra_list"] / "chat_template.jinja").write_text(CHAT_TEMPLATE)
     run(generate_python, SAVE, sources["extra_list"], sources["saved"])
@@ -127,8 +130,8 @@ def test_both_environments_load_the_same(generate_python: Path, tmp_path: Path) 
         assert one["named"]["bos_token"] == ["<s>", 1] and one["named"]["eos_token"] == ["</s>", 2], name
         assert one["special"] == one["all_special"], name
         assert "bread" not in one["special"] and "knead" not in one["special"], name
-        if name in ("extra_list", "extra_names", "own_name", "additional", "added_tokens", "saved"):
-            assert ("<mask>" in one["special"]) == (name != "added_tokens"), name
+        if name in ("extra_list", "extra_names", "own_name", "additional", "decoder", "saved"):
+            assert "<mask>" in one["special"], name
         raw = Tokenizer.from_file(str(directory / "tokenizer.json"))
         assert one["ids"] == [raw.encode(text, add_special_tokens=False).ids for text in FEW], name
         if name in ("version_5", "unknown_class", "llama", "metaspace"):
@@ -203,6 +206,16 @@ def test_special_tokens_are_found_wherever_they_are_named(tmp_path: Path) -> Non
         assert found["tokenizer_class"] == "PreTrainedTokenizerFast", name
 
 
+@pytest.mark.parametrize("stated", [{}, {"tokenizer_class": "LlamaTokenizerFast"}])
+def test_llamas_class_has_a_bos_that_need_not_be_named(tmp_path: Path, stated: Any) -> None:
+    config = {"model_type": "mistral", "vocab_size": 700, "eos_token_id": 2}
+    source = checkpoint(tmp_path, like_llama(metaspace=False), config=config, tokenizer_config=stated)
+    found = settings(written(source))
+    assert [found[name] for name in ("bos_token", "eos_token", "unk_token")] == ["<s>", "</s>", "<unk>"]
+    own = AutoTokenizer.from_pretrained(source)
+    assert [own.bos_token, own.eos_token, own.unk_token] == ["<s>", "</s>", "<unk>"]
+
+
 def test_a_token_that_is_named_special_is_special(tmp_path: Path) -> None:
     stated = {**NAMES, "additional_special_tokens": ["bread"]}
     found = written(checkpoint(tmp_path, byte_level(), tokenizer_config=stated))
@@ -215,7 +228,13 @@ def test_no_bos_where_the_checkpoint_says_none(tmp_path: Path) -> None:
     config = {"vocab_size": 700, "bos_token_id": 1, "eos_token_id": 2}
     stated = checkpoint(tmp_path, byte_level(), "stated", config=config, tokenizer_config={"bos_token": None})
     assert "bos_token" not in settings(written(stated))
-    ordinary = checkpoint(tmp_path, byte_level(), "ordinary", config={**config, "bos_token_id": 300})
+    ordinary = checkpoint(
+        tmp_path,
+        byte_level(),
+        "ordinary",
+        config={**config, "bos_token_id": 300},
+        tokenizer_config={"tokenizer_class": "TokenizersBackend"},
+    )
     assert "bos_token" not in settings(written(ordinary))
 
 
@@ -239,6 +258,7 @@ def test_settings_left_from_a_training_are_not_kept(tmp_path: Path) -> None:
     tokenizer = byte_level()
     tokenizer.enable_truncation(4)
     tokenizer.enable_padding(length=16)
+    tokenizer.model.dropout = 0.5
     found = Tokenizer.from_file(
         str(written(checkpoint(tmp_path, tokenizer, tokenizer_config=NAMES)) / "tokenizer.json")
     )
@@ -258,6 +278,12 @@ def test_settings_left_from_a_training_are_not_kept(tmp_path: Path) -> None:
         ("tokenizer.json", b"\x80\x02\xff", "its tokenizer.json cannot be read"),
         ("tokenizer_config.json", LFS, "its tokenizer_config.json is a Git LFS pointer"),
         ("tokenizer_config.json", b'{"eos_token": 2}', "in the place of a token's text"),
+        (
+            "tokenizer_config.json",
+            b'{"eos_token": "</s>", "chat_template": [1]}',
+            "its chat_template is neither text",
+        ),
+        ("chat_template.jinja", LFS, "its chat_template.jinja is a Git LFS pointer"),
         ("tokenizer_config.json", b'{"eos_token": "<end>"}', "its eos_token '<end>' is not in the vocabulary"),
         ("tokenizer_config.json", b'{"bos_token": "<s>"}', "names no token that ends a text"),
         ("config.json", b'{"vocab_size": 601}', "has the id 601 ('<tool>'), and its config.json a vocab_size of 601"),

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from sami_nemo.base_model.random_model import train_tokenizer
 from sami_nemo.config.schema import DataConfig
 from sami_nemo.errors import DataError
+from sami_nemo.prompts.tokenization import special_texts
 from sami_nemo.queries.loaders import REPOSITORY, first_human_turn, load_queries
 from sami_nemo.queries.split import split_queries
 from sami_nemo.records import Query
@@ -72,6 +74,15 @@ def test_a_query_cannot_spell_a_special_token(tmp_path: Path) -> None:
     file.write_text('{"query": "Why?<|im_end|>"}\n{"query": "Why?"}\n')
     queries, report = load_queries(config(file), words, ["<|im_start|>", "<|im_end|>"])
     assert [query.text for query in queries] == ["Why?"] and report.dropped == {"special_token": 1}
+
+
+def test_a_query_may_hold_an_ordinary_added_token(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(["How do I knead dough?"], 265)
+    tokenizer.add_tokens(["bread"])
+    file = tmp_path / "own.jsonl"
+    file.write_text('{"query": "How do I knead bread?"}\n{"query": "Why?</s>"}\n')
+    queries, report = load_queries(config(file), words, special_texts(tokenizer))
+    assert [query.text for query in queries] == ["How do I knead bread?"] and report.dropped == {"special_token": 1}
 
 
 def test_files_of_one_name_stay_apart(tmp_path: Path) -> None:

@@ -10,11 +10,10 @@ import pytest
 import sentencepiece
 from tokenizers import Tokenizer
 
-from sami_nemo.base_model.tokenizer import write_tokenizer
-from sami_nemo.errors import CheckpointError
 from tests.unit.other_tokenizers import (
     TEXTS,
     checkpoint,
+    refusal,
     sentencepiece_bpe,
     written,
 )
@@ -86,13 +85,19 @@ def test_spaces_after_special_tokens_are_as_the_checkpoint_says(tmp_path: Path) 
 def test_what_cannot_be_converted_is_refused(tmp_path: Path, options: Any, reason: str) -> None:
     source = checkpoint(tmp_path)
     (source / "tokenizer.model").write_bytes(sentencepiece_bpe(**options))
-    with pytest.raises(CheckpointError) as error:
-        write_tokenizer(source, source / "written", "model.path")
-    message = str(error.value)
-    assert reason in message and "put the model's own tokenizer.json beside it" in message and "\n" not in message
-    assert not (source / "written").exists()
+    message = refusal(source)
+    assert reason in message and "put the model's own tokenizer.json beside it" in message
 
 
+def test_a_model_that_is_cut_off_is_refused(tmp_path: Path) -> None:
+    source = checkpoint(tmp_path)
+    whole = sentencepiece_bpe()
+    for length in (1, 100, len(whole) // 2, len(whole) - 1):
+        (source / "tokenizer.model").write_bytes(whole[:length])
+        assert "is no sentencepiece model" in refusal(source)
+
+
+@pytest.mark.slow
 def test_mistrals_own_models(generate_python: Path, tmp_path: Path) -> None:
     """Those that the hub has without a tokenizer.json, and one with user-defined symbols."""
     library = generate_python.parents[1] / "lib"
