@@ -164,7 +164,7 @@ class Endpoint:
         reason = refusals.reason_of_reply(finish, said)
         detail = f"the reply holds no message (finish_reason {finish}){f': {said}' if said else ''}"
         if reason == refusals.CUT:
-            detail += f"; raise {self._field}.max_tokens, or the limit in {self._field}.request"
+            detail += f"; {refusals.more_tokens(self._field, self._request, parameters)}"
         return replace(reply, text="", refusal=reason, detail=self._shown(detail))
 
     def _without_choices(self, answer: Any) -> Reply:

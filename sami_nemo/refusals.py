@@ -15,8 +15,10 @@ TOO_LONG = "too long"
 CUT = "cut before an answer"
 NOT_ACCEPTED = "not accepted"
 EMPTY = "empty reply"
-UNEXPLAINED = (NOT_ACCEPTED, EMPTY)
+UNEXPLAINED = (CUT, NOT_ACCEPTED, EMPTY)
 """Of these the fault may be the endpoint's, or the configuration's."""
+# Times the limit of a reply that was too short for an answer: what a reasoning model thinks before it answers.
+ROOM_FOR_THOUGHTS = 8
 
 # Of an error that would come to every question alike: a wrong key, no money, an unknown model or address.
 OF_EVERY_QUESTION = {401, 402, 404, 405}
@@ -141,6 +143,14 @@ def remedy_for(name: str, section: str, request: Mapping[str, Any], sent: Mappin
         return f"set {section}.request={_flow(rest)}, without {name}"
     instead = {"max_completion_tokens": sent[name]} if name == "max_tokens" and "max_completion_tokens" in said else {}
     return f"set {section}.request={_flow({**request, name: None, **instead})}"
+
+
+def more_tokens(section: str, request: Mapping[str, Any], sent: Mapping[str, Any]) -> str:
+    """Which key to set when a reply ends before it says anything; arguments as in `remedy_for`."""
+    limits = [name for name in ("max_completion_tokens", "max_tokens") if isinstance(sent.get(name), int)]
+    if not limits:
+        return "the model's own limit is too low for an answer"
+    return f"set {section}.request={_flow({**request, limits[0]: ROOM_FOR_THOUGHTS * sent[limits[0]]})}"
 
 
 def _flow(request: Mapping[str, Any]) -> str:

@@ -48,7 +48,7 @@ def likely_address(value: str) -> str | None:
     text, scheme = re.split(r"[?#]", text)[0], ""
     while match := SCHEME.match(text):
         scheme, text = "https" if match["secure"] else "http", text[match.end() :]
-    host, _, path = text.partition("/")
+    host, _, path = (text if scheme else text.removeprefix("//")).partition("/")
     host = host.rpartition("@")[2]
     if not scheme:
         # Names on the internet have a dot, and are asked without a port.

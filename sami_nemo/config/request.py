@@ -47,7 +47,7 @@ def request_parameters(value: dict[str, Any]) -> dict[str, Any]:
     for name, below in value.items():
         if not _is_plain(below):
             raise _refused(
-                name, "no plain data; give texts, finite numbers, true, false, null, lists, or mappings with names"
+                name, "no plain data; give texts, finite numbers, true, false, null, lists or mappings of them"
             )
     return value
 
@@ -70,7 +70,8 @@ def _names(value: Any) -> Iterator[str]:
 
 def _is_plain(value: Any) -> bool:
     if isinstance(value, dict):
-        return all(isinstance(name, str) and _is_plain(below) for name, below in value.items())
+        # Ids of tokens are numbers here, and names in JSON.
+        return all(isinstance(name, str | int) and _is_plain(below) for name, below in value.items())
     if isinstance(value, list):
         return all(map(_is_plain, value))
     return value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))

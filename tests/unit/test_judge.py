@@ -115,7 +115,10 @@ def test_one_refused_order_leaves_the_comparison_out(start: Start, tmp_path: Pat
     [
         (FILTER, r"no question was answered \(content filter 3\); the first: .*filtered"),
         (Sent(completion("")), r"no question was answered \(empty reply 3\); the first: the reply holds no message"),
-        (Sent(completion("", "length")), r"\(cut before an answer 3\); .*finish_reason length.*judge.max_tokens"),
+        (
+            Sent(completion("", "length")),
+            r"\(cut before an answer 3\); .*finish_reason length.*set judge.request={max_tokens: 4096}",
+        ),
     ],
 )
 def test_an_endpoint_that_answers_nothing_is_at_fault(answer: Sent, told: str, start: Start, tmp_path: Path) -> None:

@@ -250,6 +250,22 @@ def test_thoughts_alone_are_no_answer(content: Any) -> None:
     assert ask(Sent(completion(content, "length")))[0].refusal == CUT
 
 
+@pytest.mark.parametrize(
+    ("request_", "told"),
+    [
+        ({}, "set judge.request={max_tokens: 4096}"),
+        (
+            {"max_tokens": None, "max_completion_tokens": 100},
+            "set judge.request={max_tokens: null, max_completion_tokens: 800}",
+        ),
+        ({"max_tokens": None}, "the model's own limit"),
+    ],
+)
+def test_too_few_tokens_for_an_answer_say_which_key_to_set(request_: dict[str, Any], told: str) -> None:
+    reply, _ = ask(Sent(completion(None, "length")), request=request_)
+    assert told in reply.detail
+
+
 def test_a_cut_reply_says_so() -> None:
     assert ask(Sent(completion("Comparison: both", "length")))[0] == Reply("Comparison: both", 100, 10, "length")
 
