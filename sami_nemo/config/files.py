@@ -30,7 +30,8 @@ OPERATIONAL = frozenset(
     }
 )
 """Keys, or whole sections, that change how a run is carried out and not what comes out; they may differ when it goes
-on."""
+on. What an endpoint wants in a request is found when it is first asked, after hours of training, so that it may differ, too:
+the judge's stage sees to it that one run is judged with one request."""
 
 MOVED = {"sami_nemo/queries/sample_queries.jsonl": "sami_nemo/data/sample_queries.jsonl"}
 """Shipped files, with their former places: a run that began with one goes on with the other."""
