@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -28,8 +29,12 @@ FIRST_DELAY_SECONDS = 0.5
 LONGEST_DELAY_SECONDS = 60.0
 # These pass by themselves; other statuses below 500 do not.
 PASSING_STATUSES = {408, 409, 429}
-# A 429 that waiting does not mend.
-OUT_OF_MONEY = "insufficient_quota"
+# A 429 that waiting does not mend. Not "quota" alone: some endpoints call so what they give per minute.
+OUT_OF_MONEY = re.compile(
+    r"insufficient[_ ](quota|balance|funds|credit)|exceeded_current_quota|billing_hard_limit|all available credits|"
+    r"spending limit",
+    re.IGNORECASE,
+)
 # Of a wrong address.
 NOT_THERE = {404, 405}
 # Of what an endpoint says, in an error's one line.
@@ -153,8 +158,8 @@ class Endpoint:
         if not isinstance(choices, list):
             return self._without_choices(answer)
         choice = choices[0] if choices else None
-        message, finish = getattr(choice, "message", None), getattr(choice, "finish_reason", None)
-        text, usage = text_of(getattr(message, "content", None)), getattr(answer, "usage", None)
+        message, usage = getattr(choice, "message", None), getattr(answer, "usage", None)
+        text, finish = text_of(getattr(message, "content", None)), getattr(choice, "finish_reason", None)
         reply = Reply(
             text, getattr(usage, "prompt_tokens", 0) or 0, getattr(usage, "completion_tokens", 0) or 0, finish
         )
@@ -170,7 +175,7 @@ class Endpoint:
     def _without_choices(self, answer: Any) -> Reply:
         """Some gateways pass an error on with a good status."""
         error = getattr(answer, "error", None)
-        texts = list(refusals.texts_in(error))
+        texts = refusals.texts_in(error)
         if reason := refusals.explained(texts):
             return Reply("", 0, 0, refusal=reason, detail=self._shown(" ".join(texts)))
         remedy = f"; try {self._address}/v1" if lacks_version(self._address) else ""
@@ -196,8 +201,8 @@ class Endpoint:
         error: openai.APIStatusError, messages: list[Message], parameters: dict[str, Any]
     ) -> tuple[list[str], str | None]:
         """The texts of an error, and the parameter that it is about."""
-        texts = list(refusals.texts_in(error.body)) or [error.message]
         question = " ".join(message["content"] for message in messages)
+        texts = [text.replace(question, "") for text in refusals.texts_in(error.body) or [error.message]]
         about = error.param if isinstance(error.param, str) else None
         return texts, refusals.refused_parameter(parameters, texts, about, question)
 
@@ -233,7 +238,7 @@ def text_of(content: Any) -> str:
 
 
 def _passes(error: openai.APIStatusError) -> bool:
-    if error.code == OUT_OF_MONEY:
+    if OUT_OF_MONEY.search(f"{error.code} {error.type} {error.message}"):
         return False
     return error.status_code in PASSING_STATUSES or error.status_code >= 500
 

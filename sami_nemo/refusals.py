@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
@@ -53,17 +53,13 @@ LIMIT = re.compile(r"too (large|big|high|great|small|low)|at (most|least)|less t
 ECHOES = ("input", "ctx", "url")
 
 
-def texts_in(body: Any) -> Iterator[str]:
+def texts_in(body: Any) -> list[str]:
     """Every text of an error's body, but for those that repeat the request."""
     if isinstance(body, str):
-        yield body
-    elif isinstance(body, Mapping):
-        for name, below in body.items():
-            if name not in ECHOES:
-                yield from texts_in(below)
-    elif isinstance(body, list | tuple):
-        for below in body:
-            yield from texts_in(below)
+        return [body]
+    if isinstance(body, Mapping):
+        body = [below for name, below in body.items() if name not in ECHOES]
+    return [text for below in body for text in texts_in(below)] if isinstance(body, list) else []
 
 
 def explained(texts: Iterable[str]) -> str | None:
@@ -94,7 +90,7 @@ def reason_of_error(status: int, texts: list[str], parameter: str | None) -> str
 
 def reason_of_reply(finish_reason: str | None, refusal: str | None) -> str:
     """Why a reply is empty."""
-    finish = (finish_reason or "").lower()
+    finish = str(finish_reason).lower()
     if refusal:
         return REFUSED
     if FILTER_FINISH.search(finish):

@@ -88,10 +88,10 @@ def test_a_refusal_of_one_question_is_a_reply(answer: Sent, reason: str) -> None
     assert reply.detail and "\n" not in reply.detail
 
 
+@pytest.mark.parametrize("question", ["What temperature does the oven need?", "Who pays for billing and API keys?"])
 @pytest.mark.parametrize("status", [400, 422])
-def test_a_question_about_temperature_is_not_taken_for_the_parameter(status: int) -> None:
+def test_what_a_question_is_about_is_not_taken_for_the_error(status: int, question: str) -> None:
     """Some servers repeat the question in their errors."""
-    question = "What temperature does the oven need?"
     body = {"detail": [{"loc": ["body", "messages", 0], "msg": f"cannot read: {question}", "input": question}]}
     assert ask(Sent(body, status), question)[0].refusal == "not accepted"
 
@@ -107,6 +107,8 @@ def test_a_question_about_temperature_is_not_taken_for_the_parameter(status: int
         (refuse(402, message="Insufficient credits"), "Insufficient credits"),
         (refuse(400, message="Your credit balance is too low to access the API."), "credit balance"),
         (refuse(429, code="insufficient_quota", message="You exceeded your current quota"), "quota"),
+        (refuse(429, message="Your team has used all available credits."), "available credits"),
+        (refuse(429, type="exceeded_current_quota_error", message="Check your plan"), "Check your plan"),
     ],
 )
 def test_what_concerns_every_question_ends_the_stage_at_once(
@@ -169,6 +171,15 @@ def test_what_concerns_every_question_ends_the_stage_at_once(
             },
             {},
             "={max_tokens: VALUE} with a value that it takes",
+        ),
+        (
+            {
+                "message": "max_tokens=512 cannot be greater than max_model_len=max_total_tokens=256. Please request fewer "
+                "output tokens.",
+                "param": "max_tokens",
+            },
+            {"top_k": 5},
+            "={top_k: 5, max_tokens: VALUE} with a value that it takes",
         ),
     ],
 )
@@ -264,6 +275,15 @@ def test_thoughts_alone_are_no_answer(content: Any) -> None:
 def test_too_few_tokens_for_an_answer_say_which_key_to_set(request_: dict[str, Any], told: str) -> None:
     reply, _ = ask(Sent(completion(None, "length")), request=request_)
     assert told in reply.detail
+
+
+def test_a_quota_of_each_minute_passes() -> None:
+    with pytest.raises(EndpointError, match="gave up after 3 requests"):
+        ask(
+            refuse(
+                429, code=429, message="You exceeded your current quota, please check your plan and billing details."
+            )
+        )
 
 
 def test_a_cut_reply_says_so() -> None:
