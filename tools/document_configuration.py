@@ -97,6 +97,7 @@ WORDS = {
     "NonNegativeFloat": "number ≥ 0",
     "PathText": "path or name",
     "WebAddress": "http(s) address",
+    "RequestParameters": "names with values",
     "VariableName": "variable's name",
     "EnvironmentText": "text",
     "str": "text",

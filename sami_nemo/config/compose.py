@@ -161,8 +161,8 @@ def _check_choice(field: str, name: str, directory: Path) -> None:
 
 
 def _is_known(key: str) -> bool:
-    # In a job's environment names are the user's.
-    return key in KEYS or key.rpartition(".")[0].endswith(".environment")
+    # In a job's environment and in an endpoint's request names are the user's.
+    return key in KEYS or key.rpartition(".")[0].endswith(".environment") or ".request." in key
 
 
 def _unknown_key(key: str, value: Any) -> ConfigError:

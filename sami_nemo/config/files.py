@@ -22,13 +22,16 @@ OPERATIONAL = frozenset(
         "hardware.peak_tflops",
         "judge.budget_dollars",
         "judge.concurrency",
+        "judge.request",
         "judge.retries",
         "judge.timeout_seconds",
+        "principles.request",
         "principles.review",
     }
 )
 """Keys, or whole sections, that change how a run is carried out and not what comes out; they may differ when it goes
-on."""
+on. What an endpoint wants in a request is found when it is first asked, after hours of training, so that it may differ, too:
+the judge's stage sees to it that one run is judged with one request."""
 
 MOVED = {"sami_nemo/queries/sample_queries.jsonl": "sami_nemo/data/sample_queries.jsonl"}
 """Shipped files, with their former places: a run that began with one goes on with the other."""
@@ -37,7 +40,7 @@ MOVED = {"sami_nemo/queries/sample_queries.jsonl": "sami_nemo/data/sample_querie
 def settings_of_results(values: dict[str, Any]) -> dict[str, Any]:
     """What results depend on, by dotted key: everything but `OPERATIONAL`."""
     flat = {key: MOVED.get(value, value) if isinstance(value, str) else value for key, value in flatten(values).items()}
-    return {key: value for key, value in flat.items() if not {key, key.partition(".")[0]} & OPERATIONAL}
+    return {key: value for key, value in flat.items() if not any(f"{key}.".startswith(f"{o}.") for o in OPERATIONAL)}
 
 
 def parse_config(values: dict[str, Any]) -> Config:
@@ -59,7 +62,9 @@ def _problem(found: Any) -> ConfigError:
         return ConfigError(field, found["input"], "unknown key; remove it or correct its spelling")
     if found["type"] == "missing":
         return ConfigError(field, "(missing)", "give it a value")
-    return ConfigError(field, repr(found["input"]), found["msg"].removeprefix("Value error, "))
+    # Some inputs are not to be shown.
+    shown = found.get("ctx", {}).get("shown") or repr(found["input"])
+    return ConfigError(field, shown, found["msg"].removeprefix("Value error, "))
 
 
 def load_config(path: Path) -> Config:

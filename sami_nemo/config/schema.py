@@ -21,6 +21,7 @@ from sami_nemo.config.types import (
     PathText,
     PositiveFloat,
     PositiveInt,
+    RequestParameters,
     Section,
     VariableName,
     WebAddress,
@@ -108,6 +109,8 @@ class PrinciplesConfig(Section):
     """The two principles to write; null: by data.task (helpful and harmless, concise and comprehensive)."""
     max_tokens: PositiveInt = 1024
     """Limit of the writer's reply."""
+    request: RequestParameters = Field(default_factory=dict)
+    """Parameters that the endpoint's requests have besides, or null for one to leave out: see judge.request."""
     attempts: PositiveInt = 3
     """Replies asked for until one can be used."""
 
@@ -236,6 +239,9 @@ class JudgeConfig(Section):
     """Ask with either response first and take the mean; else one order, drawn by the seed."""
     max_tokens: PositiveInt = 512
     """Limit of a reply, in tokens."""
+    request: RequestParameters = Field(default_factory=dict)
+    """Parameters that requests have besides, or null for one to leave out. Without any, they have temperature 0 and
+    max_tokens."""
     concurrency: PositiveInt = 16
     """Requests under way at a time."""
     timeout_seconds: PositiveFloat = 60.0

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from sami_nemo.config.address import web_address
+from sami_nemo.config.request import request_parameters
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -21,19 +22,6 @@ def _number_as_text(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-def _web_address(value: str) -> str:
-    """What an HTTP client can ask: it would not say before the first question, after hours of training."""
-    try:
-        parts = urlsplit(value)
-        # Reading the port checks it.
-        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        sound = False
-    if not sound or re.search(r"\s", value):
-        raise ValueError("no address of an endpoint; give http://HOST:PORT/v1 or https://HOST/v1")
-    return value
-
-
 def _path(value: str) -> str:
     """Longer names are no name of a file anywhere, and make Python's questions about files fail."""
     if "\0" in value or any(len(name.encode()) > LONGEST_FILE_NAME for name in value.split("/")):
@@ -42,7 +30,8 @@ def _path(value: str) -> str:
 
 
 PathText = Annotated[str, AfterValidator(_path)]
-WebAddress = Annotated[str, AfterValidator(_web_address)]
+WebAddress = Annotated[str, AfterValidator(web_address)]
+RequestParameters = Annotated[dict[str, Any], AfterValidator(request_parameters)]
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 EnvironmentText = Annotated[str, BeforeValidator(_number_as_text)]
 
@@ -60,8 +49,3 @@ class Section(BaseModel):
             if isinstance(text, str) and not text.strip():
                 raise ValueError("is blank; give a value, or leave the key out")
         return value
-
-
-def is_loopback(base_url: str | None) -> bool:
-    """Whether the address is this machine's: such an endpoint needs no key."""
-    return base_url is not None and urlsplit(base_url).hostname in ("127.0.0.1", "localhost", "::1")

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sami_nemo.base_model.locate import HUB_NAME
+from sami_nemo.config.address import is_loopback
 from sami_nemo.config.schema import Config
-from sami_nemo.config.types import is_loopback
 from sami_nemo.errors import CheckpointError, EnvironmentMismatch, UserError
 from sami_nemo.launch.gpus import check_gpu_stack, describe_gpus
 from sami_nemo.launch.hub import absent_models, check_hub

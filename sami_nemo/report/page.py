@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,10 +183,15 @@ def results_table(results: Results) -> Table:
         cells = [plus_minus(baseline.bound, 3), f"{baseline.maximum:.3f}", ABSENT, str(baseline.bound.n)]
         rows.append(["instruct", *cells, plus_minus(baseline.tokens, 1), *[ABSENT] * (2 * len(opponents))])
     header = ["iteration", *results_header(opponents, bool(results.judge and results.judge.proxy))]
-    unread = sum(rate.unparsed for iteration in results.iterations for rate in iteration.win_rates.values())
+    rates = [rate for iteration in results.iterations for rate in iteration.win_rates.values()]
+    unread = sum(rate.unparsed for rate in rates)
+    refused = sum((Counter(rate.refused) for rate in rates), Counter())
     note = "Means ± standard errors over held-out queries; the gain is over queries that iteration 0 answered, too."
     if unread:
         note += f" {unread} replies of the judge could not be read and are left out."
+    if refused:
+        counts = ", ".join(f"{reason} {count}" for reason, count in refused.most_common())
+        note += f" {refused.total()} comparisons without a verdict are left out, by what the judge's endpoint said: {counts}."
     return Table("Results by iteration", header, rows, note)
 
 

@@ -34,6 +34,8 @@ class WinRate:
     corrected: Estimate | None
     """By length; null if one of the strata is empty."""
     unparsed: int
+    refused: Mapping[str, int] = field(default_factory=dict)
+    """Comparisons without a verdict, by why the judge gave none."""
     by_source: Mapping[str, WinRate] = field(default_factory=dict)
 
 
@@ -104,8 +106,8 @@ class Answers:
 
     model: str
     texts: Mapping[tuple[str, str], str]
-    verdicts: Mapping[str, Mapping[str, float | None]]
-    """Score by query and opponent."""
+    verdicts: Mapping[str, Mapping[str, float | str | None]]
+    """Score by query and opponent; where there is no verdict, why."""
 
 
 @dataclass(frozen=True)
@@ -231,6 +233,7 @@ def _win_rate(values: dict[str, Any]) -> WinRate:
         raw=_estimate(values) if "mean" in values else None,
         corrected=_estimate(corrected) if corrected else None,
         unparsed=values.get("unparsed", 0),
+        refused=values.get("refused", {}),
         by_source={source: _win_rate(below) for source, below in values.get("by_source", {}).items()},
     )
 
@@ -287,9 +290,9 @@ def _answers(run: RunDir, n: int) -> Answers:
     for row in _jsonl(run.groups(n) / "evaluation.jsonl"):
         for constitution, text in zip(row["constitutions"], row["responses"], strict=True):
             texts[row["query"]["id"], constitution["id"]] = text
-    verdicts: dict[str, dict[str, float | None]] = defaultdict(dict)
+    verdicts: dict[str, dict[str, float | str | None]] = defaultdict(dict)
     for row in _jsonl(run.judge(n) / "verdicts.jsonl"):
-        verdicts[row["query_id"]][row["opponent"]] = row["score"]
+        verdicts[row["query_id"]][row["opponent"]] = row.get("refused") or row["score"]
     return Answers(model_name(n), texts, verdicts)
 
 

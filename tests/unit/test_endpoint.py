@@ -36,7 +36,7 @@ def endpoint(server: Server, retries: int = 8, sleep: Any = lambda seconds: None
     return Endpoint("judge", "m", server.url, "JUDGE_KEY", timeout_seconds=TIMEOUT, retries=retries, sleep=sleep)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "empty"])
 def test_a_fault_that_stays_is_told_in_one_line_without_the_key(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JUDGE_KEY", KEY)
     running, waits = Server(1.0, (fault,)), []
@@ -52,6 +52,16 @@ def test_a_fault_that_stays_is_told_in_one_line_without_the_key(fault: str, monk
     else:
         # 0.5 and 1 second, each shortened by at most half.
         assert 0.25 <= waits[0] <= 0.5 <= waits[1] <= 1
+
+
+def test_an_empty_reply_is_asked_for_again_before_it_counts() -> None:
+    running, waits = Server(1.0, ("empty",)), []
+    try:
+        reply = endpoint(running, retries=2, sleep=waits.append).ask([{"role": "user", "content": "?"}], 5)
+    finally:
+        running.close()
+    assert (reply.text, reply.refusal, len(waits)) == ("", "empty reply", 2)
+    assert running.faults == {"empty": 3}
 
 
 def test_a_missing_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

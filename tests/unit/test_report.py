@@ -163,6 +163,24 @@ def test_numbers_on_the_page(reported: RunDir) -> None:
     assert "f" * 63 + "1" in text and "2.13.0" in text and "logprob_normalization: mean" in text
 
 
+def test_refused_questions_are_counted_by_reason(run: RunDir) -> None:
+    write_report(run)
+    assert "without a verdict" not in page(run)
+    metrics = read_json(run.metrics)
+    for entry, refused in zip(
+        metrics["iterations"], ({"too long": 1}, {"content filter": 3, "too long": 1}), strict=True
+    ):
+        entry["win_rate"]["instruct"]["refused"] = refused
+    write_json(run.metrics, metrics)
+    refusal = {"query_id": "q1", "source": "s", "opponent": "instruct", "score": None, "refused": "content filter"}
+    write_jsonl(run.judge(1) / "verdicts.jsonl", [refusal])
+    write_report(run)
+    assert "5 comparisons without a verdict are left out" in page(run)
+    assert "content filter 3, too long 2." in page(run)
+    data = json.loads(page(run).split('id="data">')[1].split("</script>")[0])
+    assert data["models"][1]["verdicts"] == [{"instruct": "content filter"}]
+
+
 def test_a_proxy_is_called_one(reported: RunDir, run: RunDir) -> None:
     shown = re.findall(r">([^<]*win rate (?:against|,)[^<]*)<", page(reported), flags=re.IGNORECASE)
     assert shown and all("PMI proxy" in text for text in shown)

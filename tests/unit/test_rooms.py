@@ -26,6 +26,7 @@ ROOMS = [
     "config",
     "stage_entry",
     "prompts",
+    "refusals",
     "endpoint",
     "checkpoint",
     "base_model",
