@@ -11,8 +11,9 @@ from collections.abc import Callable
 
 from sami_nemo.config.schema import Config
 from sami_nemo.errors import ConfigError, RunDirectoryError
+from sami_nemo.file_lock import Owner
 from sami_nemo.launch import run_state
-from sami_nemo.launch.claim import Launcher, launcher_of
+from sami_nemo.launch.claim import launcher_of
 from sami_nemo.launch.run_state import StageState, read_states
 from sami_nemo.launch.slurm.jobs import cancel, live_jobs
 from sami_nemo.launch.stages import plan
@@ -86,7 +87,7 @@ def _started(config: Config) -> RunDir:
     return run
 
 
-def _end(launcher: Launcher, run: RunDir) -> None:
+def _end(launcher: Owner, run: RunDir) -> None:
     if launcher.host != socket.gethostname():
         remedy = f"process {launcher.process} on {launcher.host} runs it; cancel it there"
         raise RunDirectoryError("run directory", run.root, remedy)

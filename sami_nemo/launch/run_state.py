@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sami_nemo.file_lock import Owner
 from sami_nemo.launch import manifests
-from sami_nemo.launch.claim import Launcher
 from sami_nemo.launch.console import Progress
 from sami_nemo.launch.manifests import State
 from sami_nemo.launch.slurm.jobs import LiveJob, recorded_ids
@@ -37,7 +37,7 @@ class StageState:
 
 
 def read_states(
-    run: RunDir, stages: Sequence[Stage], launcher: Launcher | None, jobs: Sequence[LiveJob]
+    run: RunDir, stages: Sequence[Stage], launcher: Owner | None, jobs: Sequence[LiveJob]
 ) -> list[StageState]:
     """Where each stage stands.
 
@@ -58,7 +58,7 @@ def read_states(
 
 
 def _state(
-    run: RunDir, stage: Stage, unfinished: set[str], launcher: Launcher | None, job: LiveJob | None, last_job: str
+    run: RunDir, stage: Stage, unfinished: set[str], launcher: Owner | None, job: LiveJob | None, last_job: str
 ) -> StageState:
     if not unfinished & set(stage.inputs) and manifests.inspect(run, stage) in (State.FINISHED, State.EDITED):
         return StageState(stage, FINISHED, last_job, seconds=read_json(run.manifest(stage.name)).get("wall_seconds"))

@@ -113,6 +113,7 @@ class Toy:
         self.stage_file.write_text(STAGE)
         self.launcher_file = directory / "launcher.py"
         self.launcher_file.write_text(LAUNCHER)
+        self.variables = {"PYTHONPATH": str(ROOT)}
         self.tell("text", "hello")
 
     def tell(self, stage: str, behaviour: str) -> None:
@@ -127,7 +128,7 @@ class Toy:
 
     def start(self, *crash_at: str) -> subprocess.Popen[str]:
         words = [sys.executable, self.launcher_file, self.runs, self.control, self.stage_file, *crash_at]
-        variables = os.environ | {"PYTHONPATH": str(ROOT)}
+        variables = os.environ | self.variables
         return subprocess.Popen(
             [str(word) for word in words], env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
