@@ -10,6 +10,7 @@ from sami_nemo.file_lock import Owner
 from sami_nemo.launch import manifests
 from sami_nemo.launch.console import Progress
 from sami_nemo.launch.manifests import State
+from sami_nemo.launch.slurm.commands import WAITING
 from sami_nemo.launch.slurm.jobs import LiveJob, recorded_ids
 from sami_nemo.launch.stage_log import last_progress, log_lines, log_tail
 from sami_nemo.launch.stages import Stage
@@ -20,7 +21,6 @@ FAILED = "failed"
 STOPPED = "stopped"
 FINISHED = "finished"
 WAITS = "waits"
-SLURM_RUNS = ("RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED")
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ def _state(
     if not unfinished & set(stage.inputs) and manifests.inspect(run, stage) in (State.FINISHED, State.EDITED):
         return StageState(stage, FINISHED, last_job, seconds=read_json(run.manifest(stage.name)).get("wall_seconds"))
     if job is not None:
-        if job.state in SLURM_RUNS:
-            return StageState(stage, RUNNING, job.id, _progress(run, stage))
-        return StageState(stage, WAITS, job.id, job.reason)
+        if job.state in WAITING:
+            return StageState(stage, WAITS, job.id, job.reason)
+        return StageState(stage, RUNNING, job.id, _progress(run, stage))
     failure = manifests.read_failure(run, stage)
     if failure and launcher is None:
         return StageState(stage, FAILED, last_job, failure["message"])
