@@ -11,7 +11,7 @@ import yaml
 
 from sami_nemo.config.files import dump_config, settings_of_results
 from sami_nemo.config.schema import Config
-from sami_nemo.errors import RunDirectoryError
+from sami_nemo.errors import RunDirectoryError, storage_error
 from sami_nemo.file_lock import LockHeld, Owner, held, holder, owner_file
 from sami_nemo.run_dir import RunDir, partial, write_text
 
@@ -22,6 +22,7 @@ def open_run(config: Config) -> Iterator[RunDir]:
 
     Raises:
         RunDirectoryError: it holds something else, or another launcher has it.
+        StorageError: its disk takes no more.
     """
     run = RunDir(config.run_dir)
     with contextlib.ExitStack() as lock:
@@ -33,7 +34,8 @@ def open_run(config: Config) -> Iterator[RunDir]:
             raise RunDirectoryError("run directory", run.root, remedy) from None
         except OSError as error:
             remedy = f"cannot be made or written ({error.strerror}); choose another name= or runs_dir="
-            raise RunDirectoryError("run directory", run.root, remedy) from None
+            refused = storage_error(error, run.root)
+            raise refused or RunDirectoryError("run directory", run.root, remedy) from None
         claim(config, run)
         run.log("x").parent.mkdir(exist_ok=True)
         yield run
