@@ -158,6 +158,8 @@ def atomic_writer(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError) and error.filename == str(temporary):
+            error.filename = str(path)
         refused = storage_error(error, path) if isinstance(error, OSError) else None
         if refused is None:
             raise

@@ -30,15 +30,24 @@ def place(target: Path, build: Callable[[Path], None]) -> bool:
         # Against other processes that make models here: two runs may start at once.
         with held(target.parent / LOCK):
             if not target.exists():
-                unfinished = partial(target)
-                shutil.rmtree(unfinished, ignore_errors=True)
-                unfinished.mkdir()
-                build(unfinished)
-                _seal(unfinished)
-                commit(target)
+                _make(target, build)
                 return True
     verify(target)
     return False
+
+
+def _make(target: Path, build: Callable[[Path], None]) -> None:
+    unfinished = partial(target)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    try:
+        build(unfinished)
+        _seal(unfinished)
+        commit(target)
+    except BaseException:
+        # Where it did not fit, it would take the room that is missing.
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
 
 
 def verify(directory: Path, contents: bool = True) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -61,6 +62,16 @@ def test_killed_build_leaves_no_model(tmp_path: Path) -> None:
     assert not target.exists()
     sealed.place(target, lambda directory: (directory / "whole").write_text("whole"))
     assert sorted(path.name for path in target.iterdir()) == ["manifest.json", "whole"]
+
+
+def test_failed_build_leaves_nothing(tmp_path: Path) -> None:
+    def build(directory: Path) -> None:
+        (directory / "half").write_text("half")
+        raise OSError(errno.ENOSPC, "no room")
+
+    with pytest.raises(OSError, match="no room"):
+        sealed.place(tmp_path / "models" / "m", build)
+    assert [path.name for path in (tmp_path / "models").iterdir()] == [sealed.LOCK]
 
 
 SLOW_BUILD = """
