@@ -28,6 +28,8 @@ NO_FLOCK = frozenset((errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL
 POLL_SECONDS = 0.2
 # Until another process of this host has looked at an owner's file, which takes milliseconds.
 TURN_SECONDS = 0.01
+# For a name that its owner writes just after it has taken the lock: half a second.
+LOOKS = 50
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,16 @@ class Owner:
     """When the process was, in clock ticks since the host was: its number may have been given to another since."""
     since: str = ""
     """When it took the lock, for people."""
+    namespace: int = 0
+    """Of its number: containers of one host may count their processes apart."""
+
+    def visible(self) -> bool:
+        """Whether this process can see whether it has ended."""
+        return (self.host, self.namespace) == (socket.gethostname(), _namespace())
 
     def gone(self) -> bool:
-        """Whether it has ended. Of another host's process nobody here can tell, so it has not."""
-        return self.host == socket.gethostname() and not _runs(self.process, self.started)
+        """Whether it has ended, for all that can be seen from here."""
+        return self.visible() and not _runs(self.process, self.started)
 
 
 class LockHeld(Exception):
@@ -77,7 +85,7 @@ def held(path: Path, wait: bool = True) -> Iterator[None]:
         try:
             works = _flock(file.fileno(), wait)
         except BlockingIOError:
-            raise LockHeld(_parse(_read(path)), None) from None
+            raise LockHeld(_owner_by(path), None) from None
         if works:
             file.truncate(0)
             file.write(_text(owner))
@@ -95,7 +103,7 @@ def holder(path: Path) -> Owner | None:
             if _flock(file.fileno(), wait=False):
                 return None
         except BlockingIOError:
-            return _parse(_read(path))
+            return _owner_by(path)
         owner = _parse(_read(owner_file(path)))
         return None if owner is None or owner.gone() else owner
     return None
@@ -150,8 +158,7 @@ def _take(file: Path, owner: Owner) -> LockHeld | None:
                 continue
             other = _parse(found)
             if other is None or not other.gone():
-                seen = other is not None and other.host == owner.host
-                return LockHeld(other, None if seen else file)
+                return LockHeld(other, None if other is not None and other.visible() else file)
             # It is gone, and nobody else removes its file while it is our turn: the same text is the same file.
             if _read(file) == found:
                 file.unlink()
@@ -218,7 +225,11 @@ def _released_when_ended(file: Path, owner: Owner) -> Iterator[None]:
 def _this_process() -> Owner:
     process = os.getpid()
     since = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    return Owner(socket.gethostname(), process, _state_and_start(process)[1], since)
+    return Owner(socket.gethostname(), process, _state_and_start(process)[1], since, _namespace())
+
+
+def _namespace() -> int:
+    return Path("/proc/self/ns/pid").stat().st_ino
 
 
 def _runs(process: int, started: str) -> bool:
@@ -242,6 +253,16 @@ def _state_and_start(process: int) -> tuple[str, str]:
     """One letter, and clock ticks since the host started. The name before them may hold anything."""
     fields = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()
     return fields[0], fields[19]
+
+
+def _owner_by(path: Path) -> Owner | None:
+    """The name in a lock that is taken: it is written just after."""
+    for _ in range(LOOKS):
+        owner = _parse(_read(path))
+        if owner is not None:
+            return owner
+        time.sleep(TURN_SECONDS)
+    return None
 
 
 def _text(owner: Owner) -> str:

@@ -257,6 +257,15 @@ def test_without_flock_a_killed_launcher_holds_nothing(toy: Toy) -> None:
     assert not left.exists()
 
 
+def test_without_flock_a_launcher_that_is_asked_to_stop_holds_nothing(toy: Toy) -> None:
+    toy.variables = without_flock(toy.control)
+    toy.tell("second", "hang")
+    launcher, _ = toy.hanging()
+    launcher.terminate()
+    launcher.communicate(timeout=PATIENCE)
+    assert not (toy.root / ".lock.owner").exists()
+
+
 def test_without_flock_a_launcher_of_another_host_is_named(toy: Toy) -> None:
     toy.variables = without_flock(toy.control)
     toy.root.mkdir(parents=True)
