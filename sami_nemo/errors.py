@@ -112,8 +112,8 @@ def storage_error(error: BaseException, place: object) -> StorageError | None:
     reason = os.strerror(number) if number in DISK_REFUSES else None
     if reason is None:
         # Libraries in other languages have types of their own for it, and quote the system's words.
-        quoted = " ".join(str(error).split())
-        reason = quoted if any(os.strerror(each) in quoted for each in DISK_REFUSES) else None
+        words = [os.strerror(each) for each in DISK_REFUSES]
+        reason = next((line.strip() for line in str(error).splitlines() if any(each in line for each in words)), None)
     if reason is None:
         return None
     where = error.filename if isinstance(error, OSError) and error.filename else place

@@ -43,11 +43,11 @@ class Owner:
     since: str = ""
     """When it took the lock, for people."""
     namespace: int = 0
-    """Of its number: containers of one host may count their processes apart."""
+    """Of its number: containers of one host may count their processes apart. 0 is what an earlier version leaves."""
 
     def visible(self) -> bool:
         """Whether this process can see whether it has ended."""
-        return (self.host, self.namespace) == (socket.gethostname(), _namespace())
+        return self.host == socket.gethostname() and self.namespace in (0, _namespace())
 
     def gone(self) -> bool:
         """Whether it has ended, for all that can be seen from here."""
@@ -155,6 +155,8 @@ def _take(file: Path, owner: Owner) -> LockHeld | None:
                 with contextlib.suppress(FileExistsError):
                     _make(file, owner)
                     return None
+                # Another host's, made just now; NFS may show it late.
+                time.sleep(TURN_SECONDS)
                 continue
             other = _parse(found)
             if other is None or not other.gone():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable
 
@@ -88,7 +87,7 @@ def _started(config: Config) -> RunDir:
 
 
 def _end(launcher: Owner, run: RunDir) -> None:
-    if launcher.host != socket.gethostname():
+    if not launcher.visible():
         remedy = f"process {launcher.process} on {launcher.host} runs it; cancel it there"
         raise RunDirectoryError("run directory", run.root, remedy)
     with contextlib.suppress(ProcessLookupError):

@@ -130,7 +130,7 @@ def test_another_error_stays_one_and_leaves_nothing_either(tmp_path: Path) -> No
         (OSError(errno.EROFS, "", "/a"), "/a = (Read-only file system): "),
         (OSError(errno.EFBIG, ""), "/run = (File too large): "),
         (
-            RuntimeError("I/O error:\n Disk quota exceeded (os error 122)"),
+            RuntimeError("rank 1:\n I/O error: Disk quota exceeded (os error 122)\n…"),
             "/run = (I/O error: Disk quota exceeded (os ",
         ),
         (OSError(errno.EIO, "", "/a"), None),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sami_nemo.config.compose import compose
-from sami_nemo.errors import EnvironmentMismatch
+from sami_nemo.errors import EnvironmentMismatch, StorageError
 from sami_nemo.launch.claim import claim
 from sami_nemo.launch.run_state import read_states
 from sami_nemo.launch.slurm.commands import ask_slurm, refusal
@@ -180,6 +180,20 @@ def test_where_squeue_fails_too_the_same_command_asks_again(slurm: FakeSlurm, mo
     slurm.tell(status="0", says="@\n", complains="")
     assert "principles" not in slurm.submit()
     assert recorded_ids(slurm.run)["principles"] == "101"
+
+
+def test_a_job_whose_record_could_not_be_written_is_found_again(
+    slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, value: object) -> None:
+        raise StorageError(str(path), "(No space left on device)", "free space")
+
+    slurm.stages = slurm.stages[:1]
+    with monkeypatch.context() as patch, pytest.raises(StorageError):
+        patch.setattr("sami_nemo.launch.slurm.jobs.write_json", refuse)
+        slurm.submit()
+    assert recorded_ids(slurm.run) == {}
+    assert slurm.submit() == {} and recorded_ids(slurm.run) == {"principles": "101"}
 
 
 def test_answers_of_squeue_among_other_lines(slurm: FakeSlurm) -> None:
