@@ -37,6 +37,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from sami_nemo.errors import storage_error
+
 # In the place of an iteration: the instruct baseline, which answers and is evaluated like an iteration's model.
 INSTRUCT = -1
 
@@ -140,15 +142,29 @@ def fsync_directory(path: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_writer(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
-    """A file, of text unless `binary`, that appears at `path` whole, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A file, of text unless `binary`, that appears at `path` whole, or not at all.
+
+    Raises:
+        StorageError: the disk is full, over quota or read-only.
+    """
     temporary = partial(path)
-    with temporary.open("wb") if binary else temporary.open("w", encoding="utf-8") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    fsync_directory(path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") if binary else temporary.open("w", encoding="utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        fsync_directory(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError) and error.filename == str(temporary):
+            error.filename = str(path)
+        refused = storage_error(error, path) if isinstance(error, OSError) else None
+        if refused is None:
+            raise
+        raise refused from None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -19,6 +19,7 @@ ROOMS = [
     "errors",
     "records",
     "progress",
+    "file_lock",
     "run_dir",
     "versions",
     "geometry",

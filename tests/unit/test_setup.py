@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import errno
+import fcntl
 import os
 import shutil
 import subprocess
@@ -43,6 +45,7 @@ def repository(tmp_path: Path) -> Path:
         *(str(path.relative_to(ROOT)) for path in (ROOT / "tools" / "environments").glob("*.py")),
         "sami_nemo/__init__.py",
         "sami_nemo/errors.py",
+        "sami_nemo/file_lock.py",
         "sami_nemo/versions.py",
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
@@ -362,3 +365,19 @@ def test_the_files_that_old_pythons_start_have_no_newer_syntax(name: str) -> Non
 def test_the_set_up_has_the_syntax_of_python_3_8() -> None:
     for path in (ROOT / "tools" / "environments").glob("*.py"):
         ast.parse(path.read_text(), feature_version=(3, 8))
+
+
+def test_without_flock_one_sets_up_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, "no locks here")
+
+    seen = []
+
+    def note(environment: install.Environment, interpreter: str) -> None:
+        seen.append((environment.name, (tmp_path / ".venv" / "setup.lock.owner").exists()))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(command, "ROOT", tmp_path)
+    monkeypatch.setattr(command, "set_up", note)
+    command.install([install.Environment("launcher", install.lock_file("launcher", "cpu"), tmp_path)])
+    assert seen == [("launcher", True)] and not (tmp_path / ".venv" / "setup.lock.owner").exists()
