@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import re
 import shutil
 import threading
 from collections import Counter
@@ -26,6 +25,7 @@ from typing import Any
 from sami_nemo.config.schema import Config, JudgeConfig
 from sami_nemo.endpoint import Endpoint, Message, Reply, parameters_of
 from sami_nemo.errors import ConfigError, EndpointError
+from sami_nemo.evaluate.choice import read_choice
 from sami_nemo.evaluate.comparisons import Comparison, comparisons, verdict
 from sami_nemo.evaluate.win_rates import win_rates
 from sami_nemo.progress import report, report_phase
@@ -37,9 +37,6 @@ from sami_nemo.run_dir import RunDir, partial, read_json, write_json, write_json
 # Unexplained refusals without a single answer, after which the endpoint is taken to be at fault: asking each question of a
 # broken endpoint would take hours of retries. Single questions that go wrong are far fewer.
 MOST_UNEXPLAINED = 20
-# What was cut has not come to its choice; a choice in it was only considered.
-CUT = ("length", "content_filter")
-FINAL_RESPONSE = re.compile(r"final\s+response\W*?:\W*([AB])\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -251,13 +248,7 @@ def _kept(cache: ReplyCache, question: Question) -> Reply:
 
 def choice_of(reply: Reply) -> str | None:
     """What a reply chooses: "A" or "B", or None if it is refused, cut or cannot be read."""
-    return None if reply.refusal or reply.finish_reason in CUT else read_choice(reply.text)
-
-
-def read_choice(reply: str) -> str | None:
-    """ "A" or "B" of the last "Final Response", or None."""
-    found = FINAL_RESPONSE.findall(reply)
-    return found[-1].upper() if found else None
+    return None if reply.refusal else read_choice(reply.text, reply.finish_reason)
 
 
 def verdicts(

@@ -18,7 +18,7 @@ from sami_nemo.config.schema import Config
 from sami_nemo.endpoint import Endpoint
 from sami_nemo.errors import EndpointError
 from sami_nemo.evaluate.comparisons import Comparison
-from sami_nemo.evaluate.judge import Account, ReplyCache, ask_in_orders, collect, read_choice, verdicts
+from sami_nemo.evaluate.judge import Account, ReplyCache, ask_in_orders, collect, verdicts
 from tests.openai_server import FAULTS, HANG_SECONDS, KEY, Server
 
 # A good answer takes milliseconds; on a busy machine it must not be taken for one that never comes.
@@ -158,23 +158,6 @@ def test_a_spent_budget_stops_and_keeps_what_was_paid(server: Server, tmp_path: 
     more = settings(server, budget_dollars=50, **prices)
     assert len(collect(questions, endpoint(server), more.judge, cache, Account(more.judge, *cache.tokens()))) == 9
     assert set(server.good.values()) == {1}
-
-
-@pytest.mark.parametrize(
-    ("reply", "choice"),
-    [
-        ("Comparison: both are fine.\nFinal Response: A", "A"),
-        ('Final Response: "B"', "B"),
-        ("**Final Response:** B", "B"),
-        ("final response: <A>", "A"),
-        ("Final Response: A\nOn reflection.\nFinal Response: B", "B"),
-        ("Final Response: Both", None),
-        ("A", None),
-        ("Final Response: C", None),
-    ],
-)
-def test_choices(reply: str, choice: str | None) -> None:
-    assert read_choice(reply) == choice
 
 
 def test_orders_are_drawn_by_the_seed_and_balanced(server: Server) -> None:

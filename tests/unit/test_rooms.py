@@ -27,6 +27,7 @@ ROOMS = [
     "config",
     "stage_entry",
     "prompts",
+    "thinking",
     "refusals",
     "endpoint",
     "checkpoint",
