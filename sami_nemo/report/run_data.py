@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,11 @@ from typing import Any
 import yaml
 
 from sami_nemo.errors import RunDirectoryError
+from sami_nemo.evaluate.choice import read_choice
 from sami_nemo.run_dir import INSTRUCT, RunDir, read_json, read_jsonl
+
+# Enough to see what the judge answers instead.
+UNREAD_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,15 @@ class StageRecord:
 
 
 @dataclass(frozen=True)
+class Unread:
+    """A reply of the judge that holds no verdict."""
+
+    model: str
+    opponent: str
+    reply: str
+
+
+@dataclass(frozen=True)
 class RunData:
     """Everything that a report shows."""
 
@@ -138,6 +152,8 @@ class RunData:
     """Statements by id, the desired constitution first."""
     desired: str | None
     answers: tuple[Answers, ...]
+    unread: tuple[Unread, ...]
+    """The first few."""
     filters: Mapping[str, Mapping[str, Any]]
     """Counts of filters.json by model."""
     stages: tuple[StageRecord, ...]
@@ -167,6 +183,7 @@ def read_run(run: RunDir) -> RunData:
         constitutions=constitutions,
         desired=_desired(run),
         answers=tuple(answers for n in models if (answers := _answers(run, n)).texts),
+        unread=tuple(itertools.islice((each for n in models for each in _unread(run, n)), UNREAD_SHOWN)),
         filters={model_name(n): counts for n in models if (counts := _json(run.groups(n) / "filters.json"))},
         stages=_stages(run),
         models={model_name(n): found for n in models if (found := _json(run.responses(n) / "model.json"))},
@@ -294,6 +311,15 @@ def _answers(run: RunDir, n: int) -> Answers:
     for row in _jsonl(run.judge(n) / "verdicts.jsonl"):
         verdicts[row["query_id"]][row["opponent"]] = row.get("refused") or row["score"]
     return Answers(model_name(n), texts, verdicts)
+
+
+def _unread(run: RunDir, n: int) -> Iterator[Unread]:
+    for row in _jsonl(run.judge(n) / "verdicts.jsonl"):
+        if row["score"] is not None or row.get("refused"):
+            continue
+        for order in row.get("orders", []):
+            if read_choice(order["reply"], order.get("finish_reason")) is None:
+                yield Unread(model_name(n), row["opponent"], order["reply"])
 
 
 def _stages(run: RunDir) -> tuple[StageRecord, ...]:

@@ -152,6 +152,32 @@ def test_corrected_and_uncorrected_win_rates(reported: RunDir) -> None:
     ]
 
 
+def test_replies_without_a_verdict_are_shown(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+
+    def row(query: str, *replies: str, finish: str = "stop", **more: Any) -> dict[str, Any]:
+        orders = [{"model_first": True, "reply": reply, "finish_reason": finish} for reply in replies]
+        return {"query_id": query, "source": "s", "opponent": "base", "score": None, "orders": orders, **more}
+
+    rows = [
+        row("q1", "Final Response: A tie"),
+        row("q2", "Final Response: A", "I cannot <choose>."),
+        row("q3", "", refused="content filter"),
+        row("q4", "x " * 400 + "Final Response: A", finish="length"),
+        row("q5", "Neither."),
+    ]
+    write_jsonl(run.judge(1) / "verdicts.jsonl", rows)
+    write_report(run)
+    text = page(run)
+    section = text[text.index("Replies of the judge without a verdict") :].split("</section>")[0]
+    assert section.count("<tr>") == 1 + 3
+    assert "Final Response: A tie" in section and "I cannot &lt;choose&gt;." in section
+    assert "x x Final Response: A</td>" in section and "Neither." not in section
+    run = make_run(tmp_path / "read")
+    write_report(run)
+    assert "without a verdict" not in page(run)
+
+
 def test_numbers_on_the_page(reported: RunDir) -> None:
     text = page(reported).replace("\u00a0", " ")
     assert "<h1>seven</h1>" in text and "sami_test" in text
