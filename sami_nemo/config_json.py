@@ -92,6 +92,9 @@ INERT = frozenset(
         "typical_p",
     ]
 )
+# Of the form that is written here: for an older one, or none, transformers takes large tokenizers for wrongly converted ones
+# and says so at length.
+PLAIN_VERSION = "5.0.0"
 NO_OTHER_CODE = "asks for code of its own, which is never run; take a checkpoint of the plain architecture"
 # What would change what is computed, the values that say nothing, and why others are refused.
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -172,7 +175,8 @@ def plain_config(values: dict[str, Any], geometry: Geometry) -> dict[str, Any]:
     kept = {
         key: values[key] for key in KEPT if key in values and geometry.architecture in READ_BY.get(key, ARCHITECTURES)
     }
-    return {"architectures": [CLASSES[geometry.architecture]], **geometry.hf(), **kept}
+    classes = [CLASSES[geometry.architecture]]
+    return {"architectures": classes, "transformers_version": PLAIN_VERSION, **geometry.hf(), **kept}
 
 
 def check_files(checkpoint: Path, source: str) -> None:

@@ -20,18 +20,22 @@ OPERATIONAL = frozenset(
         "hardware.memory_gb_s",
         "hardware.network_gb_s",
         "hardware.peak_tflops",
+        "judge.api_key_variable",
+        "judge.base_url",
         "judge.budget_dollars",
         "judge.concurrency",
         "judge.request",
         "judge.retries",
         "judge.timeout_seconds",
+        "principles.api_key_variable",
+        "principles.base_url",
         "principles.request",
         "principles.review",
     }
 )
 """Keys, or whole sections, that change how a run is carried out and not what comes out; they may differ when it goes
-on. What an endpoint wants in a request is found when it is first asked, after hours of training, so that it may differ, too:
-the judge's stage sees to it that one run is judged with one request."""
+on. Where an endpoint is and what it wants in a request is found when it is first asked, after hours of training, so that it
+may differ, too: the judge's stage sees to it that one run is judged with one request."""
 
 MOVED = {"sami_nemo/queries/sample_queries.jsonl": "sami_nemo/data/sample_queries.jsonl"}
 """Shipped files, with their former places: a run that began with one goes on with the other."""

@@ -40,7 +40,10 @@ from sami_nemo.records import Constitution, Query, Response
 from sami_nemo.run_dir import INSTRUCT, RunDir, partial, read_json, read_jsonl, sha256_file, write_json
 from sami_nemo.serving.engine import Answer, BatchLimits, Engine, batch_limits, set_environment
 
-MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*")
+MODEL_FILES = (
+    "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*",
+    "chat_template.jinja",
+)  # fmt: skip
 # Often enough for a person who watches, and no burden on the event file.
 SECONDS_BETWEEN_REPORTS = 2.0
 
