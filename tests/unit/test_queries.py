@@ -39,8 +39,9 @@ def test_every_row_is_kept_or_counted(tmp_path: Path) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows) + "\n")
     queries, report = load_queries(config(file, max_query_tokens=3), words)
     assert [query.text for query in queries] == ["One?"]
-    assert report.dropped == {"duplicate": 1, "empty": 1, "malformed": 3, "over_long": 1}
-    assert report.read == report.kept + sum(report.dropped.values()) == 7
+    assert report.dropped == {"duplicate": 1, "empty": 1, "no_field": 1, "no_text": 1, "over_long": 1}
+    # A line with nothing on it is no row.
+    assert report.read == report.kept + sum(report.dropped.values()) == 6
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -60,11 +61,11 @@ def test_the_line_is_named_however_the_file_is_decoded(tmp_path: Path) -> None:
         load_queries(config(file), words)
 
 
-def test_half_a_character_is_malformed(tmp_path: Path) -> None:
+def test_half_a_character_is_dropped(tmp_path: Path) -> None:
     file = tmp_path / "own.jsonl"
     file.write_text('{"query": "cut \\ud83d"}\n{"query": "whole \\ud83d\\ude00"}\n')
     queries, report = load_queries(config(file), words)
-    assert [query.text for query in queries] == ["whole \U0001f600"] and report.dropped == {"malformed": 1}
+    assert [query.text for query in queries] == ["whole \U0001f600"] and report.dropped == {"half_character": 1}
 
 
 def test_a_query_cannot_spell_a_special_token(tmp_path: Path) -> None:
@@ -102,8 +103,9 @@ def test_missing_file() -> None:
 def test_first_human_turn() -> None:
     conversation = "\n\nHuman: First?\n\nAssistant: Yes.\n\nHuman: Second?\n\nAssistant: No."
     assert first_human_turn({"chosen": conversation}) == " First?"
-    assert first_human_turn({"chosen": "Assistant: begins"}) is None
-    assert first_human_turn({}) is None
+    for row in ({"chosen": "Assistant: begins"}, {}):
+        with pytest.raises(LookupError):
+            first_human_turn(row)
 
 
 def test_real_hh_rlhf(shared_data: Path) -> None:

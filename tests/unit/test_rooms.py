@@ -22,6 +22,7 @@ ROOMS = [
     "run_dir",
     "versions",
     "geometry",
+    "hub",
     "config",
     "stage_entry",
     "prompts",
