@@ -180,7 +180,7 @@ def explain(error: Exception, repository: Repository) -> str:
         return f"the hub has no branch {repository.branch} of it"
     if isinstance(error, HfHubHTTPError):
         return f"the hub refuses ({_first_line(error)}); try again later"
-    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+    if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError | TimeoutError):
         return f"it cannot be written there ({error.strerror}); make room, or set HF_HOME to another place"
     return f"the hub does not answer ({type(error).__name__}); {PREFETCH}"
 

@@ -91,7 +91,7 @@ class Hub:
         self, method: str, path: str, token: str | None, part: str | None
     ) -> tuple[int, dict[str, str], bytes] | None:
         """Status, headers and content of what a download asks; None: it is no such question."""
-        asked = re.fullmatch(r"/api/(\w+/.+?)/(revision|auth-check)/?(.*)", path)
+        asked = re.fullmatch(r"/api/(\w+/.+?)/(revision|auth-check|tree)/?(.*)", path.partition("?")[0])
         file = re.fullmatch(r"/(datasets/[^/]+(?:/[^/]+)?|[^/]+/[^/]+)/resolve/([0-9a-f]{40})/(.+)", path)
         if method not in ("GET", "HEAD") or not (asked or file):
             return None
@@ -110,6 +110,9 @@ class Hub:
         if found is None:
             return 404, {"x-error-code": "RevisionNotFound"}, b"{}"
         sha, files = found
+        if asked and asked[2] == "tree":
+            tree = [{"type": "file", "path": each, "size": len(files[each]), "oid": sha} for each in files]
+            return 200, {"content-type": "application/json"}, json.dumps(tree).encode()
         if file is None:
             about = {"id": name.partition("/")[2], "sha": sha, "gated": "auto" if stored.gated else False}
             about |= {"private": False, "siblings": [{"rfilename": each} for each in files]}

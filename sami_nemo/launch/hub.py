@@ -33,8 +33,13 @@ class Need:
 
 def cache_of(config: Config) -> Path:
     """The hub's cache that the run's stages find."""
+    return cache_directory(_variables(config))
+
+
+def _variables(config: Config) -> dict[str, str]:
+    """What the run's stages have in their environment."""
     jobs = config.cluster.default.environment if config.cluster.scheduler == "slurm" else {}
-    return cache_directory(os.environ | jobs)
+    return os.environ | jobs
 
 
 def taken_models(config: Config) -> dict[str, str]:
@@ -128,7 +133,7 @@ def _look_up(config: Config, need: Need) -> None:
     """
     problem = CheckpointError if need.kind == "model" else DataError
     where = f"not in the cache ({cache_of(config)}; HF_HOME)"
-    if is_offline():
+    if is_offline(_variables(config)):
         raise problem(need.field, need.name, f"{where}, and HF_HUB_OFFLINE is set; {PREFETCH}")
     try:
         if need.kind == "model":

@@ -32,7 +32,7 @@ UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
 def prefetch(config: Config) -> int:
-    """Fetch everything that the run takes from a network before it asks a judge, and print a line for each.
+    """Fetch the models and the data of a run, and print a line for each.
 
     What is in the cache is left as it is, and what was broken off goes on: the same command may be given again.
 

@@ -17,9 +17,12 @@ PARQUET = ".parquet"
 # `.json` and `.jsonl` are not told apart by their names: both hold a list, or an object in each line.
 TEXT_FORMATS = (".jsonl", ".json", ".csv")
 FORMATS = (*TEXT_FORMATS, *(f"{ending}.gz" for ending in TEXT_FORMATS), PARQUET)
-# Files of these encodings begin so; their bytes are no lines.
-WIDE_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+# Files that begin so have no lines in their bytes.
+UTF_16 = "is UTF-16; save it as UTF-8 (iconv -f UTF-16 -t UTF-8)"
+FOREIGN = {b"\xff\xfe": UTF_16, b"\xfe\xff": UTF_16, b"\x1f\x8b": "is packed by gzip; its name must end in .gz"}
 PARQUET_MARK = b"PAR1"
+# Besides what is no JSON at all: numbers of thousands of digits, and a thousand brackets in one another.
+NOT_JSON = (ValueError, RecursionError)
 
 NumberedRow = tuple[int, Any]
 """Line of a text file, or number of a row, from 1; and what stands there: an object, if the file is sound."""
@@ -61,10 +64,13 @@ def can_be_read(file: Path) -> bool:
 
 
 def _check_parquet_marks(file: Path) -> None:
-    with file.open("rb") as content:
-        marks = [content.read(4)]
-        content.seek(max(0, file.stat().st_size - 4))
-        marks.append(content.read(4))
+    try:
+        with file.open("rb") as content:
+            marks = [content.read(4)]
+            content.seek(max(0, file.stat().st_size - 4))
+            marks.append(content.read(4))
+    except OSError as error:
+        raise DataError("data.source", file, f"cannot be read: {error}") from None
     if marks != [PARQUET_MARK, PARQUET_MARK]:
         raise DataError("data.source", file, "is not Parquet, or not whole; fetch or write it again")
 
@@ -89,9 +95,8 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
     try:
         with _open(file) as content:
             for line in content:
-                if not done and (encoding := WIDE_ENCODINGS.get(line[:2])):
-                    remedy = f"is {encoding}; save it as UTF-8 (iconv -f {encoding} -t UTF-8)"
-                    raise DataError("data.source", file, remedy)
+                if not done and (complaint := FOREIGN.get(line[:2])):
+                    raise DataError("data.source", file, complaint)
                 text = line.decode("utf-8-sig" if not done else "utf-8")
                 done += 1
                 yield done, text
@@ -114,10 +119,10 @@ def _json_rows(file: Path) -> Iterator[NumberedRow]:
     if first.lstrip().startswith("["):
         try:
             members = json.loads("".join(line for _, line in _lines(file)))
-        except json.JSONDecodeError as error:
+        except NOT_JSON as error:
             # Lines that are lists by themselves are rows, though none that holds a query.
             if not _is_json(first):
-                raise _not_json(file, error.lineno, error) from None
+                raise _not_json(file, getattr(error, "lineno", 1), error) from None
         else:
             yield from enumerate(members, start=1)
             return
@@ -129,7 +134,7 @@ def _json_rows(file: Path) -> Iterator[NumberedRow]:
 def _is_json(text: str) -> bool:
     try:
         json.loads(text)
-    except ValueError:
+    except NOT_JSON:
         return False
     return True
 
@@ -137,13 +142,15 @@ def _is_json(text: str) -> bool:
 def _parse(file: Path, number: int, line: str) -> Any:
     try:
         return json.loads(line)
-    except json.JSONDecodeError as error:
+    except NOT_JSON as error:
         raise _not_json(file, number, error) from None
 
 
-def _not_json(file: Path, line: int, error: json.JSONDecodeError) -> DataError:
-    place = f"{file}, line {line}, column {error.colno}"
-    return DataError("data.source", place, f"is not JSON ({error.msg}); correct or remove the line")
+def _not_json(file: Path, line: int, error: Exception) -> DataError:
+    place, reason = f"{file}, line {line}", str(error)
+    if isinstance(error, json.JSONDecodeError):
+        place, reason = f"{place}, column {error.colno}", error.msg
+    return DataError("data.source", place, f"is not JSON ({reason}); correct or remove the line")
 
 
 def _csv_rows(file: Path) -> Iterator[NumberedRow]:

@@ -133,18 +133,22 @@ def in_main(names: Sequence[str], subset: str, data: DataConfig) -> list[str]:
 
 
 def in_copy(names: Sequence[str], subset: str, data: DataConfig) -> list[str]:
-    """The files of the hub's Parquet copy: SUBSET/SPLIT/0000.parquet.
+    """The files of the hub's Parquet copy: SUBSET/SPLIT/0000.parquet, formerly SUBSET/NAME-SPLIT.parquet.
 
     Raises:
         Unsuitable: it has none of this subset and split.
     """
-    places = {name: PurePosixPath(name).parts for name in names if name.endswith(PARQUET) and name.count("/") == 2}
+    places = {name: PurePosixPath(name).parts for name in names if name.endswith(PARQUET) and name.count("/") in (1, 2)}
     subsets = sorted({parts[0] for parts in places.values()})
     wanted = subset or ("default" if "default" in subsets else subsets[0] if len(subsets) == 1 else "")
     if wanted not in subsets:
         problem = f"has no subset {subset} (data.subsets)" if subset else "has several subsets; set data.subsets"
         raise Unsuitable(f"its Parquet copy {problem}{_there_are(subsets)}")
-    inside = {name: parts[1] for name, parts in places.items() if parts[0] == wanted}
+    inside = {
+        name: parts[1] if len(parts) > 2 else _split_of(parts[1])
+        for name, parts in places.items()
+        if parts[0] == wanted
+    }
     chosen = sorted(name for name, split in inside.items() if split == data.split)
     if not chosen:
         raise Unsuitable(f"its Parquet copy has no split {data.split} (data.split){_there_are(inside.values())}")

@@ -14,9 +14,9 @@ from sami_nemo.config.compose import compose
 from sami_nemo.hub import cache_directory, home_directory, is_offline
 from sami_nemo.launch.hub import check_hub, files_of, needs_of
 from tests.hub_server import Hub, Stored
+from tests.unit.hub_contents import INSTRUCT, MODEL, NO_NETWORK, TLDR, checkpoint, tldr, use
 from tests.unit.test_hub_data import hub as empty_hub  # noqa: F401
-from tests.unit.test_hub_data import rows, use
-from tests.unit.test_prefetch import INSTRUCT, MODEL, NO_NETWORK, TLDR, checkpoint, tldr
+from tests.unit.test_hub_data import rows
 
 VARIABLES = (
     "HF_HOME",
@@ -136,7 +136,7 @@ def test_what_is_in_the_cache_is_opened_without_a_network(
     use(NO_NETWORK, monkeypatch)
     if offline:
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert complaints() == {}
+    assert complaints() == complaints("cluster=slurm") == {}
     assert complaints("data.split=validation").keys() == {"data.source"}
     shard = next((tmp_path / "hf").rglob("0001.parquet"))
     content = shard.read_bytes()
@@ -144,6 +144,15 @@ def test_what_is_in_the_cache_is_opened_without_a_network(
     assert "is not Parquet" in complaints()["data.source"]
     next((tmp_path / "hf").rglob("config.json")).resolve().write_text("{")
     assert len(complaints()) >= 2
+
+
+def test_the_cluster_s_file_may_say_where_and_whether(hub: Hub, tmp_path: Path) -> None:
+    place = f"cluster.default.environment.HF_HOME={tmp_path}/shared"
+    prefetch("cluster=slurm", place)
+    offline = "cluster.default.environment.HF_HUB_OFFLINE=1"
+    assert complaints("cluster=slurm", place, offline) == {}
+    found = complaints("cluster=slurm", offline)
+    assert len(found) == 3 and all("HF_HUB_OFFLINE" in remedy for remedy in found.values())
 
 
 def test_a_wrong_field_is_seen_in_the_first_rows(hub: Hub) -> None:

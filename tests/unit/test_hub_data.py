@@ -7,22 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub.constants
-import huggingface_hub.file_download
+import huggingface_hub
 import pytest
 
 from sami_nemo.errors import DataError
 from sami_nemo.queries.loaders import load_queries
 from tests.hub_server import Hub, Stored
-from tests.unit.test_prefetch import NO_NETWORK, hh_rlhf, jsonl, parquet, tldr
+from tests.unit.hub_contents import NO_NETWORK, hh_rlhf, jsonl, parquet, tldr, use
 from tests.unit.test_queries import config, words
-
-
-def use(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ask another hub: two modules of the library have read the address already."""
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
-    template = address + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(huggingface_hub.file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
 @pytest.fixture
@@ -118,6 +110,11 @@ def test_the_hubs_copy_serves_where_names_do_not_tell(hub: Hub, monkeypatch: pyt
     assert "its Parquet copy has several subsets; set data.subsets; there are a, c" in refusal()
     assert "its Parquet copy has no subset d (data.subsets); there are a, c" in refusal(subsets=["d"])
     assert "its Parquet copy has no split test (data.split); there are train" in refusal(subsets=["a"], split="test")
+    former = {"a/data-train-00000-of-00002.parquet": table("a"), "a/data-train-00001-of-00002.parquet": table("b")}
+    former["a/data-test.parquet"] = table("no")
+    hub.stored["datasets/me/former"] = Stored(main={"former.py": b""}, refs__convert__parquet=former)
+    queries, _ = load_queries(config("me/former"), words)
+    assert [query.text for query in queries] == ["a", "b"]
     hub.stored["datasets/me/data"] = Stored(main={}, refs__convert__parquet={"default/partial-train/0000.parquet": b""})
     assert "no split train (data.split); there are partial-train" in refusal(subsets=["default"])
 

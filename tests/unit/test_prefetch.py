@@ -2,78 +2,21 @@
 
 from __future__ import annotations
 
-import gzip
-import io
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import pyarrow
-import pyarrow.parquet
 import pytest
 
 from sami_nemo.launch.stages import PYTHON_VARIABLES
 from tests.hub_server import Hub, Stored
-from tests.unit.test_bad_commands import MISTRAL
+from tests.unit.hub_contents import INSTRUCT, MODEL, NO_NETWORK, TLDR, checkpoint, hh_rlhf, tldr
 
 ROOT = Path(__file__).parents[2]
 MAIN = ROOT / "launcher_scripts" / "main.py"
 PATIENCE = 300
-NO_NETWORK = "http://127.0.0.1:9"
-MODEL, INSTRUCT, TLDR = (
-    "mistralai/Mistral-7B-v0.1",
-    "mistralai/Mistral-7B-Instruct-v0.1",
-    "openai/summarize_from_feedback",
-)
-
-
-def jsonl(*rows: Any) -> bytes:
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
-
-
-def parquet(*rows: dict[str, Any]) -> bytes:
-    file = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), file)
-    return file.getvalue()
-
-
-def checkpoint(**more: bytes) -> dict[str, bytes]:
-    """The files of a model, as far as anything opens them."""
-    config = json.dumps(MISTRAL).encode()
-    return {"config.json": config, "model.safetensors": b"weights", "tokenizer.json": b"{}", "pytorch_model.bin": b"no"}
-
-
-def posts(*names: str) -> bytes:
-    return parquet(*({"info": {"post": f"{name} post."}, "choice": 0} for name in names))
-
-
-def tldr(**options: Any) -> Stored:
-    """As OpenAI's data set stands on the hub: a script, and the hub's Parquet copy."""
-    copy = {
-        "axis/test/0000.parquet": posts("wrong"),
-        "comparisons/train/0000.parquet": posts("first", "second"),
-        "comparisons/train/0001.parquet": posts("third", "fourth"),
-        "comparisons/validation/0000.parquet": posts("wrong"),
-    }
-    main = {"README.md": b"", "dataset_infos.json": b"{}", "summarize_from_feedback.py": b"raise SystemExit"}
-    return Stored(main=main, refs__convert__parquet=copy, **options)
-
-
-def hh_rlhf() -> Stored:
-    """As Anthropic's data set stands on the hub: packed lines in directories, and a copy that mixes them."""
-
-    def talk(text: str) -> bytes:
-        return gzip.compress(jsonl({"chosen": f"\n\nHuman: {text}\n\nAssistant: Yes.", "rejected": ""}))
-
-    main: dict[str, bytes] = {"README.md": b"", "red-team-attempts/red_team_attempts.jsonl.gz": talk("wrong")}
-    for subset in ("harmless-base", "helpful-base", "helpful-online"):
-        main |= {f"{subset}/{split}.jsonl.gz": talk(f"{subset} {split}?") for split in ("train", "test")}
-    copy = {"default/train/0000.parquet": parquet({"chosen": "wrong"})}
-    return Stored(main=main, refs__convert__parquet=copy)
 
 
 @pytest.fixture
@@ -184,6 +127,26 @@ for words in (["data=hh_rlhf"], ["data=hh_rlhf", "data.split=test", "data.subset
         fetched, other = done.stdout.splitlines()
         assert fetched == str([("helpful-base:1", "helpful-base train?"), ("harmless-base:1", "harmless-base train?")])
         assert other.startswith("data.source = Anthropic/hh-rlhf:") and "1 of its 1 files are not in the cache" in other
+
+
+def test_either_environment_fetches_a_model_and_reads_what_the_other_fetched(
+    hub: Hub, tmp_path: Path, generate_python: Path
+) -> None:
+    """Their versions of the hub's library differ; the principles' writer is fetched by the one of vLLM."""
+    script = "import sys; from sami_nemo.base_model.locate import download, locate\n"
+    script += "print({'fetch': download, 'open': locate}[sys.argv[1]](sys.argv[2]))"
+
+    def carry_out(python: Path | str, word: str, name: str, address: str) -> str:
+        variables = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": address, "NO_PROXY": "*", "PYTHONPATH": str(ROOT)}
+        command = [str(python), "-c", script, word, name]
+        done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    for name, python, other in ((MODEL, sys.executable, generate_python), (INSTRUCT, generate_python, sys.executable)):
+        where = carry_out(python, "fetch", name, hub.address)
+        assert carry_out(other, "open", name, NO_NETWORK) == carry_out(other, "fetch", name, NO_NETWORK) == where
+        assert {path.name for path in Path(where.strip()).iterdir()} == checkpoint().keys() - {"pytorch_model.bin"}
 
 
 def test_the_cache_is_the_one_that_jobs_are_given(hub: Hub, tmp_path: Path) -> None:

@@ -77,6 +77,10 @@ def test_what_holds_two_queries(name: str, content: str, packed: bool, tmp_path:
         ("own.jsonl", ('{"query": "fine"}\n' + LINES).encode("latin-1"), ["own.jsonl, line 2", "not UTF-8", "LATIN1"]),
         ("own.json", LIST.encode("latin-1"), ["own.json, line 3", "not UTF-8"]),
         ("own.csv", TABLE.encode("latin-1"), ["own.csv, line 2", "not UTF-8"]),
+        ("own.jsonl", gzip.compress(LINES.encode()), ["own.jsonl: is packed by gzip", ".gz"]),
+        ("own.jsonl", f'{{"query": {"[" * 100_000}', ["own.jsonl, line 1", "not JSON"]),
+        ("own.jsonl", "[" * 100_000, ["own.jsonl, line 1", "not JSON"]),
+        ("own.jsonl", f'{{"query": {"1" * 5000}}}', ["own.jsonl, line 1", "not JSON"]),
         ("own.jsonl.gz", LINES, ["own.jsonl.gz, line 1", "cannot be read"]),
         ("own.jsonl.gz", gzip.compress(LINES.encode() * 99)[:-20], ["own.jsonl.gz, line", "cannot be read"]),
         # No row holds a query: what was asked for, what there is, and what became of every row.
