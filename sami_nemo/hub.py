@@ -7,6 +7,7 @@ files is therefore kept beside them, and the name of a branch is put in place la
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -79,11 +80,12 @@ def is_offline(variables: Mapping[str, str] = os.environ) -> bool:
     return (variables.get("HF_HUB_OFFLINE") or variables.get("TRANSFORMERS_OFFLINE") or "").upper() in TRUE
 
 
-def open_cached(repository: Repository, choose: Choose, cache: Path | None = None) -> Snapshot:
+def open_cached(repository: Repository, choose: Choose, cache: Path | None = None, listed: bool = False) -> Snapshot:
     """The chosen files of a repository, from the cache alone.
 
     Args:
         cache: where to look; by default where the environment says.
+        listed: only if all the repository's files are known; what another program fetched may be a part of them.
 
     Raises:
         Unavailable: they are not there, or not all of them.
@@ -96,6 +98,8 @@ def open_cached(repository: Repository, choose: Choose, cache: Path | None = Non
     if not directory.is_dir():
         raise Unavailable(f"not in the cache ({cache}; HF_HOME)")
     listing = _listing_of(directory)
+    if listed and not listing.is_file():
+        raise Unavailable(f"perhaps not all of it is in the cache ({cache}; HF_HOME)")
     names = tuple(choose(read_json(listing) if listing.is_file() else _files_below(directory)))
     # A link of the cache whose file has not arrived does not exist.
     missing = [name for name in names if not (directory / name).exists()]
@@ -113,33 +117,44 @@ def fetch(repository: Repository, choose: Choose, cache: Path | None = None) -> 
         Unavailable: it cannot be had.
     """
     try:
-        return open_cached(repository, choose, cache)
+        return open_cached(repository, choose, cache, listed=True)
     except Unavailable as error:
         absent = str(error)
-    if is_offline():
-        raise Unavailable(f"{absent}, and HF_HUB_OFFLINE is set; {PREFETCH}")
-    from huggingface_hub import snapshot_download
-
-    cache = cache or cache_directory()
     try:
-        info = ask(repository)
-        listing = [file.rfilename for file in info.siblings or []]
-        names = choose(listing)
-        # By its hash: the library would write the branch's name before the files.
-        directory = snapshot_download(
-            repository.name,
-            repo_type=repository.kind,
-            revision=info.sha,
-            cache_dir=cache,
-            allow_patterns=[glob.escape(name) for name in names],
-        )
-        write_json(_listing_of(Path(directory)), listing)
-        write_text(Path(directory).parents[1] / "refs" / repository.branch, info.sha)
-    except Unavailable:
-        raise
+        if is_offline():
+            raise Unavailable(f"{absent}, and HF_HUB_OFFLINE is set; {PREFETCH}")
+        _download(repository, choose, cache or cache_directory())
     except Exception as error:  # whatever a network, a proxy, a disk or the hub may do
+        # What another program fetched, or another process just now, may be all of it.
+        with contextlib.suppress(Unavailable):
+            return open_cached(repository, choose, cache)
+        if isinstance(error, Unavailable):
+            raise
         raise Unavailable(f"{absent}, and {explain(error, repository)}") from None
     return open_cached(repository, choose, cache)
+
+
+def _download(repository: Repository, choose: Choose, cache: Path) -> None:
+    """Fetch the chosen files and note which there are.
+
+    Raises:
+        Exception: whatever a network, a disk or the hub may do; see `explain`.
+    """
+    from huggingface_hub import snapshot_download
+
+    info = ask(repository)
+    listing = [file.rfilename for file in info.siblings or []]
+    names = choose(listing)
+    # By its hash: the library would write the branch's name before the files.
+    directory = snapshot_download(
+        repository.name,
+        repo_type=repository.kind,
+        revision=info.sha,
+        cache_dir=cache,
+        allow_patterns=[glob.escape(name) for name in names],
+    )
+    write_json(_listing_of(Path(directory)), listing)
+    write_text(Path(directory).parents[1] / "refs" / repository.branch, info.sha)
 
 
 def ask(repository: Repository) -> Any:

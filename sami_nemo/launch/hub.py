@@ -16,9 +16,11 @@ from sami_nemo.launch.stages import on_hub
 from sami_nemo.queries.files import can_be_read, check_opens
 from sami_nemo.queries.hub_data import data_files, from_branches
 from sami_nemo.queries.loaders import load_queries
+from sami_nemo.run_dir import read_json
 
 # Rows that are looked at before a run: enough to see a wrong field, in no time.
 SAMPLE_ROWS = 100
+INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
@@ -102,13 +104,34 @@ def open_offline(config: Config, need: Need) -> list[Path]:
     """
     files = files_of(config, need, fetch=False)
     if need.kind == "model":
-        check_files(files[0].parent, need.field)
+        check_checkpoint(files[0].parent, need)
         return files
     for file in files:
         check_opens(file)
     if all(map(can_be_read, files)):
         load_queries(config.data, count_tokens=lambda text: 0, most=SAMPLE_ROWS, cache=cache_of(config))
     return files
+
+
+def check_checkpoint(directory: Path, need: Need) -> None:
+    """A checkpoint has what every checkpoint has, and all the weights that it lists.
+
+    Raises:
+        CheckpointError: something is missing.
+    """
+    check_files(directory, need.field)
+    index = directory / INDEX
+    if not index.is_file():
+        return
+    try:
+        names = set(read_json(index)["weight_map"].values())
+    except (ValueError, LookupError, AttributeError, TypeError):
+        raise CheckpointError(need.field, need.name, f"its {INDEX} cannot be read; fetch it again") from None
+    missing = [name for name in names if not (directory / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            need.field, need.name, f"{len(missing)} of its {len(names)} files of weights are missing; {PREFETCH}"
+        )
 
 
 def _is_cached(config: Config, need: Need) -> bool:

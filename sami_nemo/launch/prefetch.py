@@ -20,8 +20,16 @@ from sami_nemo.base_model.prepare import ensure_model
 from sami_nemo.config.files import dump_config, parse_config
 from sami_nemo.config.schema import Config
 from sami_nemo.errors import EXIT_USER_ERROR, EnvironmentMismatch, UserError
-from sami_nemo.geometry import check_files
-from sami_nemo.launch.hub import absent_models, cache_of, files_of, needs_of, open_offline, taken_models
+from sami_nemo.launch.hub import (
+    Need,
+    absent_models,
+    cache_of,
+    check_checkpoint,
+    files_of,
+    needs_of,
+    open_offline,
+    taken_models,
+)
 from sami_nemo.launch.preflight import check_model
 from sami_nemo.launch.stages import module_path, python
 from sami_nemo.queries.files import can_be_read, check_opens
@@ -72,7 +80,7 @@ def _open_local(config: Config) -> list[UserError]:
     for field in taken_models(config).keys() - absent_models(config).keys():
         directory = Path(taken_models(config)[field])
         try:
-            check_files(directory, field)
+            check_checkpoint(directory, Need(field, str(directory), "model"))
             _tell(field, str(directory), [path for path in directory.iterdir() if path.is_file()], "a directory here")
         except UserError as error:
             problems.append(error)

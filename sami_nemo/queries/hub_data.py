@@ -7,6 +7,7 @@ script, the hub's Parquet copy does.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -59,15 +60,24 @@ def data_files(data: DataConfig, download: bool, cache: Path | None = None) -> l
     Raises:
         DataError: they cannot be had.
     """
+
+    def cached(listed: bool) -> list[Subset]:
+        def get(repository: Repository, choose: Choose) -> Path:
+            return open_cached(repository, choose, cache, listed).directory
+
+        return from_branches(data, get, go_on=Unavailable)
+
     try:
+        if not download:
+            return cached(listed=False)
+        with contextlib.suppress(Unavailable):
+            return cached(listed=True)
         try:
-            return from_branches(
-                data, lambda repository, choose: open_cached(repository, choose, cache).directory, Unavailable
-            )
+            return from_branches(data, lambda repository, choose: fetch(repository, choose, cache).directory)
         except Unavailable:
-            if not download:
-                raise
-        return from_branches(data, lambda repository, choose: fetch(repository, choose, cache).directory)
+            with contextlib.suppress(Unavailable):
+                return cached(listed=False)
+            raise
     except Unavailable as error:
         raise DataError("data.source", data.source, f"is no file here; as a hub data set: {error}") from None
 

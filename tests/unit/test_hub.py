@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from sami_nemo.config.compose import compose
@@ -144,6 +146,19 @@ def test_what_is_in_the_cache_is_opened_without_a_network(
     assert "is not Parquet" in complaints()["data.source"]
     next((tmp_path / "hf").rglob("config.json")).resolve().write_text("{")
     assert len(complaints()) >= 2
+
+
+def test_missing_shards_of_weights_are_counted(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a model that another program fetched and did not finish."""
+    shards = {f"model-0000{n}-of-00003.safetensors": b"weights" for n in (1, 2, 3)}
+    index = json.dumps({"weight_map": {f"layer.{name}": name for name in shards}}).encode()
+    files = checkpoint() | shards | {"model.safetensors.index.json": index}
+    hub.stored[f"models/{MODEL}"] = Stored(main=files)
+    ignored = ["*-00002-*", "*-00003-*"]
+    huggingface_hub.snapshot_download(MODEL, cache_dir=tmp_path / "hf" / "hub", ignore_patterns=ignored)
+    assert "2 of its 3 files of weights are missing" in complaints()["model.path"]
+    prefetch()
+    assert complaints() == {}
 
 
 def test_the_cluster_s_file_may_say_where_and_whether(hub: Hub, tmp_path: Path) -> None:

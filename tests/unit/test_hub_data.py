@@ -170,5 +170,21 @@ def test_what_another_program_fetched_is_read(hub: Hub, tmp_path: Path, monkeypa
     huggingface_hub.snapshot_download("me/data", repo_type="dataset", cache_dir=tmp_path / "hf" / "hub")
     use(NO_NETWORK, monkeypatch)
     assert texts() == ["a", "b"]
-    (tmp_path / "hf" / "hub" / "datasets--me--data" / "blobs" / "abc.incomplete").touch()
-    assert "was broken off" in refusal()
+    use(hub.address, monkeypatch)
+    assert texts() == ["a", "b"]
+    assert (tmp_path / "hf" / "hub" / "datasets--me--data" / "sami_nemo_listings").is_dir()
+
+
+def test_what_another_program_left_is_completed(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.stored["datasets/me/data"] = Stored(main={"train-1.jsonl": rows("a"), "train-2.jsonl": rows("b")})
+    cache = tmp_path / "hf" / "hub"
+    options = {"repo_type": "dataset", "cache_dir": cache, "allow_patterns": ["train-1*"]}
+    huggingface_hub.snapshot_download("me/data", **options)
+    (cache / "datasets--me--data" / "blobs" / "abc.incomplete").touch()
+    use(NO_NETWORK, monkeypatch)
+    assert "the hub does not answer" in refusal()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "HF_HUB_OFFLINE is set" in refusal()
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    use(hub.address, monkeypatch)
+    assert texts() == ["a", "b"]

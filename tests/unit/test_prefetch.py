@@ -27,27 +27,15 @@ def hub() -> Iterator[Hub]:
         yield hub
 
 
-def launch(
-    place: Path, hub: Hub | None, *words: str, variables: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """The launcher in `place`, with the hub's cache there; without a hub nothing answers."""
+def prefetch(place: Path, hub: Hub | None, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """action=prefetch in `place`, with the hub's cache there; without a hub nothing answers."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE"))}
     environment |= {"HF_HOME": str(place / "hf"), "HF_ENDPOINT": hub.address if hub else NO_NETWORK, "NO_PROXY": "*"}
-    environment |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", PYTHON_VARIABLES["train"]: sys.executable}
-    command = [sys.executable, str(MAIN), *words]
+    environment |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", PYTHON_VARIABLES["train"]: sys.executable} | variables
+    command = [sys.executable, str(MAIN), *words, "action=prefetch"]
     return subprocess.run(
-        command,
-        cwd=place,
-        env=environment | (variables or {}),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
+        command, cwd=place, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
-
-
-def prefetch(place: Path, hub: Hub | None, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return launch(place, hub, *words, "action=prefetch", variables=variables)
 
 
 def downloads(hub: Hub) -> list[str]:
