@@ -22,7 +22,6 @@ TIMEOUT_SECONDS = 10
 # Beside the cache's own `blobs`, `refs` and `snapshots`, which alone its tools look at.
 LISTINGS = "sami_nemo_listings"
 TRUE = ("1", "ON", "YES", "TRUE")
-PREFETCH = "fetch it where there is a network, with action=prefetch"
 
 Choose = Callable[[Sequence[str]], Sequence[str]]
 """From the names of all files of a repository, those that are needed."""
@@ -39,6 +38,13 @@ class Repository:
     name: str
     kind: Literal["model", "dataset"]
     branch: str = "main"
+
+    @property
+    def remedy(self) -> str:
+        """What to do where it is not, and there is no network."""
+        # Of data sets the library's own program fetches other branches and files than are read.
+        also = f" or `hf download {self.name}`" if self.kind == "model" else ""
+        return f"fetch it where there is a network, with action=prefetch{also}"
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,7 @@ def fetch(repository: Repository, choose: Choose, cache: Path | None = None) -> 
         absent = str(error)
     try:
         if is_offline():
-            raise Unavailable(f"{absent}, and HF_HUB_OFFLINE is set; {PREFETCH}")
+            raise Unavailable(f"{absent}, and HF_HUB_OFFLINE is set; {repository.remedy}")
         _download(repository, choose, cache or cache_directory())
     except Exception as error:  # whatever a network, a proxy, a disk or the hub may do
         # What another program fetched, or another process just now, may be all of it.
@@ -197,7 +203,7 @@ def explain(error: Exception, repository: Repository) -> str:
         return f"the hub refuses ({_first_line(error)}); try again later"
     if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError | TimeoutError):
         return f"it cannot be written there ({error.strerror}); make room, or set HF_HOME to another place"
-    return f"the hub does not answer ({type(error).__name__}); {PREFETCH}"
+    return f"the hub does not answer ({type(error).__name__}); {repository.remedy}"
 
 
 def _first_line(error: Exception) -> str:

@@ -65,7 +65,11 @@ def _directory(
         return Path(path)
     if not HUB_NAME.fullmatch(path):
         raise CheckpointError(field, path, "no such directory; give a Hugging Face checkpoint or a hub name")
+    repository = Repository(path, "model")
     try:
-        return get(Repository(path, "model"), model_files, cache).directory
+        return get(repository, model_files, cache).directory
     except Unavailable as error:
-        raise CheckpointError(field, path, f"is no directory here; as a hub name: {error}") from None
+        remedy = f"neither a directory nor available from the hub: {error}"
+        if get is open_cached:
+            remedy += f"; {repository.remedy}"
+        raise CheckpointError(field, path, remedy) from None

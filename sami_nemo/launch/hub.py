@@ -11,7 +11,7 @@ from sami_nemo.base_model.locate import HUB_NAME, download, locate, model_files
 from sami_nemo.config.schema import Config
 from sami_nemo.errors import CheckpointError, DataError, UserError
 from sami_nemo.geometry import check_files
-from sami_nemo.hub import PREFETCH, Choose, Repository, Unavailable, ask, cache_directory, explain, is_offline
+from sami_nemo.hub import Choose, Repository, Unavailable, ask, cache_directory, explain, is_offline
 from sami_nemo.launch.stages import on_hub
 from sami_nemo.queries.files import can_be_read, check_opens
 from sami_nemo.queries.hub_data import data_files, from_branches
@@ -31,6 +31,10 @@ class Need:
     """The key that names it."""
     name: str
     kind: Literal["model", "dataset"]
+
+    @property
+    def repository(self) -> Repository:
+        return Repository(self.name, self.kind)
 
 
 def cache_of(config: Config) -> Path:
@@ -129,9 +133,10 @@ def check_checkpoint(directory: Path, need: Need) -> None:
         raise CheckpointError(need.field, need.name, f"its {INDEX} cannot be read; fetch it again") from None
     missing = [name for name in names if not (directory / name).is_file()]
     if missing:
-        raise CheckpointError(
-            need.field, need.name, f"{len(missing)} of its {len(names)} files of weights are missing; {PREFETCH}"
+        remedy = (
+            f"{len(missing)} of its {len(names)} files of weights are missing; fetch (action=prefetch) or copy them"
         )
+        raise CheckpointError(need.field, need.name, remedy)
 
 
 def _is_cached(config: Config, need: Need) -> bool:
@@ -157,10 +162,10 @@ def _look_up(config: Config, need: Need) -> None:
     problem = CheckpointError if need.kind == "model" else DataError
     where = f"not in the cache ({cache_of(config)}; HF_HOME)"
     if is_offline(_variables(config)):
-        raise problem(need.field, need.name, f"{where}, and HF_HUB_OFFLINE is set; {PREFETCH}")
+        raise problem(need.field, need.name, f"{where}, and HF_HUB_OFFLINE is set; {need.repository.remedy}")
     try:
         if need.kind == "model":
-            _choose_on_hub(Repository(need.name, "model"), model_files)
+            _choose_on_hub(need.repository, model_files)
         else:
             from_branches(config.data, _choose_on_hub)
     except Unavailable as error:

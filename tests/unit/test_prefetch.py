@@ -73,7 +73,9 @@ def test_what_was_broken_off_goes_on(hub: Hub, tmp_path: Path) -> None:
     assert done.returncode == 2
     fields = [line.partition(" ")[0] for line in done.stderr.splitlines()]
     assert "evaluate.instruct" in fields and set(fields) <= {"model.path", "evaluate.instruct", "data.source"}
-    assert f"{INSTRUCT}: is no directory here" in done.stderr and "the hub has no such model" in done.stderr
+    assert (
+        f"{INSTRUCT}: neither a directory nor available" in done.stderr and "the hub has no such model" in done.stderr
+    )
     offline = prefetch(tmp_path, None, "recipe=sami_mistral", "evaluate.instruct=null", HF_HUB_OFFLINE="1")
     assert len(offline.stderr.splitlines()) == len([field for field in fields if field != "evaluate.instruct"])
 
