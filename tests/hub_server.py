@@ -19,11 +19,20 @@ class Stored:
         branches: bytes of each file, by branch.
         gated: only who has this token gets its files.
         stops_at: files of these names end in their middle, once each, like a connection that breaks.
+        missing: files of these names are listed and not there.
+        status: answer every question with it, for instance 503; None: answer.
     """
 
-    def __init__(self, gated: str | None = None, stops_at: tuple[str, ...] = (), **branches: dict[str, bytes]) -> None:
+    def __init__(
+        self,
+        gated: str | None = None,
+        stops_at: tuple[str, ...] = (),
+        missing: tuple[str, ...] = (),
+        status: int | None = None,
+        **branches: dict[str, bytes],
+    ) -> None:
         self.branches = {name.replace("__", "/"): files for name, files in branches.items()}
-        self.gated, self.stops_at = gated, set(stops_at)
+        self.gated, self.stops_at, self.missing, self.status = gated, set(stops_at), missing, status
 
     def find(self, revision: str) -> tuple[str, dict[str, bytes]] | None:
         """Hash and files of a branch, or of a hash."""
@@ -101,6 +110,8 @@ class Hub:
         stored = self.stored.get(name)
         if stored is None:
             return 401, {"x-error-code": "RepoNotFound"}, b"{}"
+        if stored.status is not None:
+            return stored.status, {}, b"{}"
         refused = stored.gated is not None and token != f"Bearer {stored.gated}"
         if refused and (file or asked[2] == "auth-check"):
             return 403, {"x-error-code": "GatedRepo"}, b"{}"
@@ -117,7 +128,7 @@ class Hub:
             about = {"id": name.partition("/")[2], "sha": sha, "gated": "auto" if stored.gated else False}
             about |= {"private": False, "siblings": [{"rfilename": each} for each in files]}
             return 200, {"content-type": "application/json"}, json.dumps(about).encode()
-        if file[3] not in files:
+        if file[3] not in files or file[3] in stored.missing:
             return 404, {"x-error-code": "EntryNotFound"}, b""
         return self._file(method, stored, sha, file[3], files[file[3]], part)
 

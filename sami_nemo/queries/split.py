@@ -68,7 +68,10 @@ def split_for_run(config: Config, queries: Sequence[Query], account: str = "") -
     if data.evaluation_queries > room:
         remedy = f"there are {len(queries)} queries{found}, and {training}; set at most {room}, or give more queries"
         raise DataError("data.evaluation_queries", data.evaluation_queries, remedy)
-    return split_queries(queries, data.evaluation_queries, data.evaluation_selection, config.seed)
+    try:
+        return split_queries(queries, data.evaluation_queries, data.evaluation_selection, config.seed)
+    except DataError as error:
+        raise DataError(error.field, error.value, f"{error.remedy}{found}") from None
 
 
 def _first_of_each_source(queries: Sequence[Query], count: int) -> list[Query]:

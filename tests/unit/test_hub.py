@@ -87,6 +87,15 @@ def prefetch(*words: str) -> None:
         files_of(config, need, fetch=True)
 
 
+def test_a_writer_that_a_stage_serves_is_needed_and_one_behind_an_address_is_not() -> None:
+    def fields(*words: str) -> list[str]:
+        return [need.field for need in needs_of(compose(["recipe=sami_mistral", "data=sample", *words]))]
+
+    words = ("principles.model=me/writer", "model=tiny_random")
+    assert fields("principles=local_writer", *words) == ["evaluate.instruct", "principles.model"]
+    assert fields("principles=endpoint_writer", *words) == ["evaluate.instruct"]
+
+
 def test_what_can_be_fetched_is_in_order(hub: Hub, tmp_path: Path) -> None:
     assert complaints() == {}
     assert not (tmp_path / "hf").exists()

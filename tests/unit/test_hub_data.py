@@ -141,7 +141,13 @@ def test_data_sets_of_the_paper(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> No
 def test_why_a_data_set_cannot_be_had(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "the hub has no such dataset" in refusal("me/nothing")
     assert "the hub has no such dataset" in refusal("nothing")
-    hub.stored["datasets/me/data"] = Stored(gated="hf_good", main={"train.jsonl": rows("a")})
+    files = {"train.jsonl": rows("a"), "train-2.jsonl": rows("b")}
+    for status, part in ((503, "the hub refuses (503"), (429, "the hub refuses (429")):
+        hub.stored["datasets/me/data"] = Stored(main=files, status=status)
+        assert part in refusal()
+    hub.stored["datasets/me/data"] = Stored(main=files, missing=("train-2.jsonl",))
+    assert "the hub refuses (404" in refusal()
+    hub.stored["datasets/me/data"] = Stored(main=files, gated="hf_good")
     assert "its licence is to be accepted" in refusal()
     use(NO_NETWORK, monkeypatch)
     assert "the hub does not answer (ConnectionError)" in refusal() and "action=prefetch" in refusal()

@@ -131,6 +131,20 @@ def test_hub_schema_of_tldr(tmp_path: Path) -> None:
     assert [query.text for query in queries] == ["A.", "B."] and report.dropped == {"duplicate": 1}
 
 
+def test_too_few_of_a_source_says_what_became_of_its_rows(tmp_path: Path) -> None:
+    from sami_nemo.config.compose import compose
+    from sami_nemo.queries.split import split_for_run
+
+    for name, count in (("a", 40), ("b", 1)):
+        rows = [{"query": f"{name} {number}?"} for number in range(count)] + [{"text": "no"}]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own = ("data=file", f"data.source='{tmp_path}/*'", "data.evaluation_queries=8", "data.evaluation_selection=first")
+    run = compose(["recipe=sami_debug", "iterations=1", *own, "data.max_query_tokens=99"])
+    queries, report = load_queries(run.data, words)
+    with pytest.raises(DataError, match=r"b.jsonl has 1 queries, 4 are needed .*2 without the field query \(first a"):
+        split_for_run(run, queries, report.words())
+
+
 def test_shipped_sample() -> None:
     file = REPOSITORY / "sami_nemo" / "queries" / "sample_queries.jsonl"
     queries, report = load_queries(config(file), words)
