@@ -93,7 +93,7 @@ def load_queries(
     Args:
         count_tokens: length of a text in the model's tokens.
         special_tokens: texts that would end or restart a prompt; a query that spells one is dropped.
-        most: rows to read; None: all.
+        most: rows to read, to see whether they have the field; None: all.
         cache: of the hub; by default where the environment says.
 
     Raises:
@@ -125,7 +125,8 @@ def load_queries(
         seen.add(_normalised(text))
         queries.append(Query(id=place, text=text.strip(), source=source))
         report.kept += 1
-    if not queries:
+    # Rows behind the first ones may hold queries, if they have the field at all.
+    if not queries and (most is None or report.dropped["no_field"] == report.read):
         raise _no_query(data, report)
     return queries, report
 
