@@ -34,7 +34,7 @@ DEFAULT_RECIPE = "sami_smol"
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
 # Recipes are a group of Hydra's, from beside conf/.
 SEARCH_PATH = [f"hydra.searchpath=[{ROOT.as_uri()}]"]
-ACTIONS = ("run", "status", "logs", "cancel")
+ACTIONS = ("run", "prefetch", "status", "logs", "cancel")
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ class JobConfig(Section):
     image: str | None = None
     """Container image for Pyxis; null: by the stage's environment."""
     mounts: list[str] = Field(default_factory=list)
-    """SOURCE:TARGET, besides the repository, the run, and the model and data directories."""
+    """SOURCE:TARGET, besides the repository, the run, models, principles, data and the hub's cache, links followed."""
     environment: dict[str, EnvironmentText] = Field(default_factory=dict)
     """Variables of the stage: cluster.default.environment.NAME=VALUE."""
     flags: list[str] = Field(default_factory=list)

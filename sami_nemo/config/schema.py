@@ -71,9 +71,9 @@ class DataConfig(Section):
     task: Literal["dialogue", "summary"]
     """Which of the paper's prompts are used (appendices A.10 and A.11)."""
     source: PathText
-    """A hub data set, or a JSONL (also .gz) or Parquet file, or a glob of them."""
+    """A hub data set, or a JSONL, JSON, CSV (each also .gz) or Parquet file, or a glob of them."""
     subsets: list[str] = Field(default_factory=list)
-    """Subsets (HH-RLHF: data directories) of a hub data set."""
+    """Subsets of a hub data set: directories of it, or of the hub's Parquet copy."""
     split: str = "train"
     """Of a hub data set."""
     field: str = "query"

@@ -6,7 +6,6 @@ machine, a hub name or a file of a cluster, is left to the preflight.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from sami_nemo.checkpoint.headers import check_weights
 from sami_nemo.config.schema import Config
 from sami_nemo.config_json import check_files, read_geometry
 from sami_nemo.errors import ConfigError, failures, raise_all
+from sami_nemo.queries.files import can_be_read
 from sami_nemo.queries.loaders import load_queries, local_files, paths_of
 from sami_nemo.queries.split import split_for_run
 
@@ -71,7 +71,7 @@ def check_queries(config: Config) -> None:
         return
     files = local_files(config.data.source)
     # A launcher on a login node has no packages to read Parquet with.
-    if importlib.util.find_spec("pyarrow") is None and any(file.suffix == ".parquet" for file in files):
+    if not all(map(can_be_read, files)):
         return
-    queries, _ = load_queries(config.data, count_tokens=lambda text: 0)
-    split_for_run(config, queries)
+    queries, report = load_queries(config.data, count_tokens=lambda text: 0)
+    split_for_run(config, queries, report.words())

@@ -1,9 +1,10 @@
 """Carry out a SAMI experiment.
 
-    python launcher_scripts/main.py [recipe=NAME] [cluster=slurm] [action=status|logs|cancel] [dry_run=true] [key=value …]
+    python launcher_scripts/main.py [recipe=NAME] [cluster=slurm] [action=prefetch|status|logs|cancel] [dry_run=true] [key=value …]
 
 recipe=NAME     an experiment in recipes/ (default: sami_smol)
 cluster=slurm   submit the stages as Slurm jobs, and return; see docs/cluster.md
+action=prefetch fetch models and data, and see that they open without a network; see docs/cluster.md
 action=status   how far the run has come
 action=logs     the last lines of the log that says most now; stage=NAME for another
 action=cancel   end what runs of it, here or on the cluster
@@ -94,7 +95,11 @@ def print_plan(config: Config, formats: str | None) -> None:
 
 
 def look_after(config: Config, request: Request) -> int:
-    """Carry out action=status, logs or cancel. Returns the exit status."""
+    """Carry out action=prefetch, status, logs or cancel. Returns the exit status."""
+    if request.action == "prefetch":
+        from sami_nemo.launch.prefetch import prefetch
+
+        return prefetch(config)
     from sami_nemo.launch.control import cancel_run, print_log, print_status
 
     if request.action == "cancel":

@@ -240,6 +240,11 @@ def command(stage: Stage, config: Config) -> list[str]:
     return words
 
 
+def module_path() -> str:
+    """PYTHONPATH with which the package is found from any working directory."""
+    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+
 def environment_variables(stage: Stage, config: Config) -> dict[str, str]:
     """What a stage finds in its environment besides the launcher's own."""
     hardware = config.hardware
@@ -248,8 +253,7 @@ def environment_variables(stage: Stage, config: Config) -> dict[str, str]:
     if stage.distributed and hardware.threads_per_process is not None:
         threads = hardware.threads_per_process
     variables = {
-        # The package is found from any working directory.
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        "PYTHONPATH": module_path(),
         # Log files show what happens when it happens.
         "PYTHONUNBUFFERED": "1",
         # Tokenizers warn, and turn their threads off, when a process forks after using them.

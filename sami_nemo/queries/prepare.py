@@ -32,8 +32,8 @@ def main(config: Config, run: RunDir, iteration: int) -> None:
     queries, report = load_queries(
         config.data, lambda text: len(tokenizer.encode(text, add_special_tokens=False)), special
     )
-    print(f"{report.read} rows read, {report.kept} kept, dropped: {dict(report.dropped)}", flush=True)
-    split = split_for_run(config, queries)
+    print(report.words(), flush=True)
+    split = split_for_run(config, queries, report.words())
     principles = load_principles(str(run.principles))
 
     report_phase("saving")

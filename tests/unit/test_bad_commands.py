@@ -69,6 +69,10 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "broken.jsonl").write_text('{"query": "fine"}\n{"query": broken\n')
     (tmp_path / "blank.jsonl").write_text("\n")
     (tmp_path / "twice.jsonl").write_text('{"query": "Again?"}\n' * 12)
+    asked = "".join(json.dumps({"query": text}) + "\n" for text in ("Why?", "How?", "", "why?"))
+    (tmp_path / "mixed.jsonl").write_text(asked + '{"question": "When?"}\n' * 2)
+    (tmp_path / "numbers.json").write_text(json.dumps([{"query": 1}, {"query": [2]}]))
+    (tmp_path / "latin.csv").write_bytes("query\nWärum?\n".encode("latin-1"))
     (tmp_path / "broken.parquet").write_text("not parquet")
     (tmp_path / "text.txt").write_text("How?\n")
     (tmp_path / "broken.yaml").write_text("principles: [\n")
@@ -197,6 +201,15 @@ BAD_COMMANDS = [
     ([*OWN, "data.source=blank.jsonl"], "data.source = blank.jsonl:", "no rows"),
     ([*OWN, "data.source=broken.jsonl"], "data.source = broken.jsonl, line 2", "not JSON"),
     ([*OWN, "data.source=broken.parquet"], "data.source = broken.parquet:", "Parquet"),
+    # What became of the rows, when too few are left.
+    (
+        [*OWN, "data.source=mixed.jsonl"],
+        "data.source = mixed.jsonl:",
+        "2 without the field query (first mixed.jsonl:5)",
+    ),
+    ([*OWN, "data.source=mixed.jsonl"], "data.source = mixed.jsonl:", "their fields are query, question"),
+    ([*OWN, "data.source=numbers.json"], "data.source = numbers.json:", "2 with something else than text in query"),
+    ([*OWN, "data.source=latin.csv"], "data.source = ", "latin.csv, line 2: is not UTF-8"),
     ([*OWN, "data.source=twice.jsonl"], "data.source = twice.jsonl:", "it has 1 in all"),
     # Principles.
     (["principles.file=empty"], "principles.file = empty:", "no such file"),

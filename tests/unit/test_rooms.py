@@ -24,6 +24,7 @@ ROOMS = [
     "versions",
     "geometry",
     "config_json",
+    "hub",
     "config",
     "stage_entry",
     "prompts",

@@ -17,10 +17,8 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from sami_nemo.config.machine import JobConfig
 from sami_nemo.config.schema import Config
-from sami_nemo.errors import UserError
-from sami_nemo.launch.hub import hub_cache
-from sami_nemo.launch.stages import ROOT, Stage, command, environment_variables, python
-from sami_nemo.queries.loaders import local_files
+from sami_nemo.launch.slurm.mounts import hub_variables, mounts_of
+from sami_nemo.launch.stages import Stage, command, environment_variables, python
 from sami_nemo.run_dir import RunDir
 
 TEMPLATE = Path(__file__).with_name("job.sh.j2")
@@ -62,7 +60,7 @@ def render(config: Config, stages: tuple[Stage, ...]) -> str:
     interpreter = "python3" if image else str(python(first.environment))
     # The engine's number comes from the array, and everything else is the same for all its tasks.
     words = [interpreter, *command(dataclasses.replace(first, engine=None), config)[1:]]
-    variables = {**environment_variables(first, config), **job.environment}
+    variables = {**environment_variables(first, config), **job.environment, **hub_variables(job)}
     quoted = {name: shlex.quote(value) for name, value in variables.items()}
     if first.environment == "train" and (not first.distributed or config.hardware.threads_per_process is None):
         processes = config.hardware.devices_per_node if first.distributed else 1
@@ -179,26 +177,6 @@ def srun_words(config: Config, job: JobConfig, image: str | None) -> list[str]:
             f"--container-workdir={shlex.quote(str(Path.cwd()))}",
         ]
     return words
-
-
-def mounts_of(config: Config, job: JobConfig) -> list[str]:
-    """SOURCE:TARGET of what a stage reads and writes, each at its own path, and of what the configuration adds."""
-    places = [ROOT, Path.cwd(), config.run_dir.resolve().parent]
-    places += [Path(path).resolve() for path in (config.model.path, config.evaluate.instruct) if path]
-    places += [Path(file).resolve().parent for file in _data_files(config)]
-    places.append(hub_cache())
-    existing = [place for place in places if place.exists()]
-    outermost = [
-        place for place in dict.fromkeys(existing) if not any(place != o and place.is_relative_to(o) for o in existing)
-    ]
-    return [*(f"{place}:{place}" for place in outermost), *job.mounts]
-
-
-def _data_files(config: Config) -> list[str]:
-    try:
-        return [str(file) for file in local_files(config.data.source)]
-    except UserError:
-        return []
 
 
 def command_of(job: Job) -> str:
