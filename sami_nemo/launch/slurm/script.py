@@ -19,7 +19,7 @@ from sami_nemo.config.machine import JobConfig
 from sami_nemo.config.schema import Config
 from sami_nemo.errors import UserError
 from sami_nemo.launch.hub import hub_cache
-from sami_nemo.launch.stages import ROOT, Stage, command, environment_variables, python
+from sami_nemo.launch.stages import ROOT, Stage, command, environment_variables, python, stated_variables
 from sami_nemo.queries.loaders import local_files
 from sami_nemo.run_dir import RunDir
 
@@ -62,9 +62,11 @@ def render(config: Config, stages: tuple[Stage, ...]) -> str:
     interpreter = "python3" if image else str(python(first.environment))
     # The engine's number comes from the array, and everything else is the same for all its tasks.
     words = [interpreter, *command(dataclasses.replace(first, engine=None), config)[1:]]
-    variables = {**environment_variables(first, config), **job.environment}
-    quoted = {name: shlex.quote(value) for name, value in variables.items()}
-    if first.environment == "train" and (not first.distributed or config.hardware.threads_per_process is None):
+    quoted = {name: shlex.quote(value) for name, value in environment_variables(first, config).items()}
+    stated = "OMP_NUM_THREADS" in job.environment or (
+        first.distributed and config.hardware.threads_per_process is not None
+    )
+    if first.environment == "train" and not stated:
         processes = config.hardware.devices_per_node if first.distributed else 1
         quoted["OMP_NUM_THREADS"] = f"$((SLURM_CPUS_ON_NODE > {processes} ? SLURM_CPUS_ON_NODE / {processes} : 1))"
     return _template().render(
@@ -73,6 +75,7 @@ def render(config: Config, stages: tuple[Stage, ...]) -> str:
         stage_expression=first.name if first.engine is None else f'"{first.array}_engine_$SLURM_ARRAY_TASK_ID"',
         run_dir=shlex.quote(str(config.run_dir)),
         logs=shlex.quote(str(run.log("x").parent)),
+        log_pattern=shlex.quote(_without_symbols(run.log("x").parent)),
         variables=quoted,
         several_nodes=first.distributed and config.hardware.nodes > 1,
         srun=" ".join(srun_words(config, job, image)),
@@ -103,7 +106,7 @@ def job_settings(config: Config, stage: Stage) -> JobConfig:
     return JobConfig(
         **needs | stated,
         mounts=[*default.mounts, *own.mounts],
-        environment={**default.environment, **own.environment},
+        environment=stated_variables(stage, config),
         flags=[*default.flags, *own.flags],
     )
 
@@ -129,12 +132,12 @@ def image_of(config: Config, stage: Stage) -> str | None:
 def sbatch_options(config: Config, stages: tuple[Stage, ...], job: JobConfig, run: RunDir) -> list[str]:
     first = stages[0]
     array = first.engine is not None
-    log = run.job_log(f"{first.array}_engine_%a" if array else first.name)
+    log = RunDir(Path(_without_symbols(run.root))).job_log(f"{first.array}_engine_%a" if array else first.name)
     options = [
         f"--job-name={config.name}.{first.array}",
-        f"--output={shlex.quote(str(log))}",
+        f"--output={_sbatch_word(str(log))}",
         "--open-mode=append",
-        f"--chdir={shlex.quote(str(Path.cwd()))}",
+        f"--chdir={_sbatch_word(str(Path.cwd()))}",
         f"--nodes={job.nodes}",
         "--ntasks-per-node=1",
         "--requeue",
@@ -155,8 +158,18 @@ def sbatch_options(config: Config, stages: tuple[Stage, ...], job: JobConfig, ru
         "mem": job.memory,
         "cpus-per-task": job.cpus_per_task,
     }
-    options += [f"--{name}={shlex.quote(str(value))}" for name, value in named.items() if value is not None]
+    options += [f"--{name}={_sbatch_word(str(value))}" for name, value in named.items() if value is not None]
     return [*options, *job.flags]
+
+
+def _sbatch_word(text: str) -> str:
+    """As sbatch reads the lines of its options: quotes like a shell, but backslashes escape between them, too."""
+    return shlex.quote(text.replace("\\", "\\\\"))
+
+
+def _without_symbols(path: Path) -> str:
+    """A path in which Slurm sees no symbols to replace, such as %j."""
+    return str(path).replace("%", "%%")
 
 
 def srun_words(config: Config, job: JobConfig, image: str | None) -> list[str]:
@@ -183,15 +196,19 @@ def srun_words(config: Config, job: JobConfig, image: str | None) -> list[str]:
 
 def mounts_of(config: Config, job: JobConfig) -> list[str]:
     """SOURCE:TARGET of what a stage reads and writes, each at its own path, and of what the configuration adds."""
+    return [*(f"{place}:{place}" for place in mounted_places(config)), *job.mounts]
+
+
+def mounted_places(config: Config) -> list[Path]:
+    """Directories that a stage in a container needs, none of them below another."""
     places = [ROOT, Path.cwd(), config.run_dir.resolve().parent]
     places += [Path(path).resolve() for path in (config.model.path, config.evaluate.instruct) if path]
     places += [Path(file).resolve().parent for file in _data_files(config)]
     places.append(hub_cache())
     existing = [place for place in places if place.exists()]
-    outermost = [
+    return [
         place for place in dict.fromkeys(existing) if not any(place != o and place.is_relative_to(o) for o in existing)
     ]
-    return [*(f"{place}:{place}" for place in outermost), *job.mounts]
 
 
 def _data_files(config: Config) -> list[str]:
