@@ -17,7 +17,12 @@ from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
-from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    GrammarParseError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from sami_nemo.config.files import flatten, parse_config
 from sami_nemo.config.overrides import CHARACTERS, CONF, RECIPES, Word, is_known, nearest, read_word, unknown_key
@@ -146,21 +151,21 @@ def _resolve(hydra_overrides: list[str]) -> dict[str, Any]:
     except MissingMandatoryValue as error:
         key = error.full_key or "?"
         raise ConfigError(key, "(missing)", f"give it a value: {key}=VALUE") from None
-    except InterpolationResolutionError as error:
-        raise ConfigError(
-            error.full_key or "configuration",
-            "(a reference)",
-            f"{_first_line(error)}; for the characters themselves {CHARACTERS}",
-        ) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{mark.name}, line {mark.line + 1}" if mark else "configuration"
         raise ConfigError(place, "(not YAML)", f"{error.problem}; correct it") from None
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ConfigError("configuration", "(cannot be put together)", _first_line(error)) from None
+        raise _not_composed(error) from None
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _not_composed(error: BaseException) -> ConfigError:
+    """Hydra wraps OmegaConf's errors in such as say nothing; a key may lack the name of its file's group."""
+    while not str(error).strip() and (cause := error.__cause__ or error.__context__):
+        error = cause
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if isinstance(error, InterpolationResolutionError | GrammarParseError):
+        reason += f"; for the characters themselves {CHARACTERS}"
+    return ConfigError(getattr(error, "full_key", None) or "configuration", "(cannot be put together)", reason)

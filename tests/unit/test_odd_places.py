@@ -17,6 +17,7 @@ from rich.console import Console
 
 from sami_nemo.config.compose import compose
 from sami_nemo.config.files import parse_config
+from sami_nemo.config.spelling import quoted
 from sami_nemo.errors import ConfigError, EnvironmentMismatch
 from sami_nemo.launch.console import PlainView
 from sami_nemo.launch.input_checks import check_places
@@ -25,10 +26,9 @@ from sami_nemo.launch.slurm.script import jobs_of
 from sami_nemo.launch.stages import ROOT, Stage, command_line, plan
 from sami_nemo.queries.loaders import local_files
 from sami_nemo.run_dir import RunDir
-from tests.unit.test_texts import AWKWARD, LOOK_LIKE_NUMBERS
+from tests.unit.odd_texts import AWKWARD, LOOK_LIKE_NUMBERS, ODD_NAME
 from tools.environments import machine
 
-ODD = "my runs (v2), é=1+[x]%j 'q' & #{y} $z"
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
 VARIABLES = {f"X{number}": value for number, value in enumerate([*LOOK_LIKE_NUMBERS, *AWKWARD])}
 IMAGES = ("cluster.train_image=/images/train.sqsh", "cluster.generate_image=/images/generate.sqsh")
@@ -48,7 +48,7 @@ PartitionName=p Nodes=n1 Default=YES
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the repository in a directory of that name, with this one's environments."""
-    directory = tmp_path_factory.mktemp("copy") / ODD
+    directory = tmp_path_factory.mktemp("copy") / ODD_NAME
     for name in ("conf", "recipes", "sami_nemo", "launcher_scripts", "tools", "containers"):
         shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "Makefile", directory)
@@ -162,7 +162,7 @@ def scripts(*words: str) -> dict[str, str]:
 
 @pytest.fixture
 def odd_desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    directory = tmp_path / ODD
+    directory = tmp_path / ODD_NAME
     directory.mkdir()
     monkeypatch.chdir(directory)
     return directory
@@ -173,7 +173,13 @@ def test_sbatch_reads_the_paths_as_they_are(odd_desk: Path, tmp_path: Path) -> N
         pytest.skip("no Slurm")
     (tmp_path / "slurm.conf").write_text(SLURM_CONF)
     comment = "it's  #1 \\ %j"
-    script = scripts(f"runs_dir={ODD}", "generate.engines=2", f"cluster.default.account={comment}")["sample_0"]
+    flags = ["--comment=two words #1", "--constraint='a|b'", "--gres=gpu:a100:8", "--exclusive"]
+    script = scripts(
+        f"runs_dir={ODD_NAME}",
+        "generate.engines=2",
+        f"cluster.default.account={comment}",
+        f"cluster.default.flags=[{','.join(map(quoted, flags))}]",
+    )["sample_0"]
     done = subprocess.run(
         ["sbatch", "-vvv", "--test-only"],
         input=script,
@@ -184,14 +190,15 @@ def test_sbatch_reads_the_paths_as_they_are(odd_desk: Path, tmp_path: Path) -> N
         check=False,
     )
     found = re.findall(r'Found in script, argument "(.*)"$', done.stderr, flags=re.MULTILINE)
-    runs = f"{odd_desk}/{ODD}/sami_debug".replace("%", "%%")
+    runs = f"{odd_desk}/{ODD_NAME}/sami_debug".replace("%", "%%")
     assert f"--output={runs}/logs/sample_0_engine_%a.slurm.log" in found
     assert f"--chdir={odd_desk}" in found
     assert f"--account={comment}" in found
+    assert {"--comment=two words #1", "--constraint=a|b", "--gres=gpu:a100:8", "--exclusive"} <= set(found)
 
 
 def test_srun_is_told_of_a_log_without_symbols_to_replace(odd_desk: Path) -> None:
-    script = scripts(f"runs_dir={ODD}")["train_1"]
+    script = scripts(f"runs_dir={ODD_NAME}")["train_1"]
     # As bash reads it, with a srun that prints its words and a stage that is to be done.
     program = 'srun() { printf "%s\\n" "$@"; }; scontrol() { :; }\n' + script
     done = subprocess.run(
@@ -202,9 +209,9 @@ def test_srun_is_told_of_a_log_without_symbols_to_replace(odd_desk: Path) -> Non
         env=os.environ | {"SLURM_CPUS_ON_NODE": "1", "SLURM_JOB_ID": "7"},
     )
     printed = done.stdout.splitlines()
-    runs = f"{odd_desk}/{ODD}/sami_debug"
+    runs = f"{odd_desk}/{ODD_NAME}/sami_debug"
     assert f"--output={runs.replace('%', '%%')}/logs/train_1.log" in printed
-    assert f"{ODD}/sami_debug" in printed
+    assert f"{ODD_NAME}/sami_debug" in printed
     assert done.returncode == 0, done.stderr
 
 
@@ -212,7 +219,7 @@ def test_scripts_there_pass_the_shell_s_linter(odd_desk: Path, tmp_path: Path) -
     if shutil.which("shellcheck") is None:
         pytest.skip("no shellcheck")
     words = [f"cluster.default.environment.{name}={value}" for name, value in VARIABLES.items()]
-    for name, script in scripts(f"runs_dir={ODD}", *words).items():
+    for name, script in scripts(f"runs_dir={ODD_NAME}", *words).items():
         (tmp_path / f"{name}.sh").write_text(script)
         subprocess.run(["bash", "-n", tmp_path / f"{name}.sh"], check=True)
     # A variable may well be what looks like a mistake.
@@ -245,7 +252,7 @@ def environment_of(script: str) -> dict[str, str]:
 def test_variables_arrive_in_stages_of_this_machine_as_written(tmp_path: Path) -> None:
     words = [f"cluster.default.environment.{name}={value}" for name, value in VARIABLES.items()]
     own = "cluster.train.environment.X0=own"
-    config = compose(["recipe=sami_debug", f"runs_dir={tmp_path / ODD}", *words, own])
+    config = compose(["recipe=sami_debug", f"runs_dir={tmp_path / ODD_NAME}", *words, own])
     place = config.run_dir
     stages = [Stage(name, "train", "toy", outputs=(place / name,)) for name in ("queries", "train_1")]
 

@@ -19,63 +19,9 @@ from sami_nemo.config.overrides import CONF, FIELDS, LISTS, TEXTS, read_word
 from sami_nemo.config.schema import Config
 from sami_nemo.config.spelling import quoted
 from sami_nemo.errors import ConfigError, UserError
+from tests.unit.odd_texts import AWKWARD, LOOK_LIKE_NUMBERS
 
 ENVIRONMENT = "cluster.default.environment"
-LOOK_LIKE_NUMBERS = [
-    *(
-        "1.10",
-        "2024_01_02",
-        "1e-5",
-        "010",
-        "007",
-        "1_000",
-        "0x10",
-        "12:30:00",
-        "2024-01-02",
-        ".5",
-        "+1",
-        "1.",
-        "4",
-        "-0",
-    ),
-    *("1e3", "yes", "True", "false", "off", "~", "inf", ".nan", "NaN", "0b1", "0o17", "?", "???", "nullable"),
-]
-AWKWARD = [
-    *(
-        "two words",
-        " a  b ",
-        "it's",
-        'say "so"',
-        "$HOME",
-        "${HOME}",
-        "${seed}",
-        "${",
-        "`id`",
-        "$(id)",
-        "a\\b",
-        "a\\\\b",
-        "\\",
-    ),
-    *(
-        "100%",
-        "%j",
-        "é ß 日本 🙂",
-        "a,b",
-        "a=b",
-        "a:b",
-        "[a]",
-        "[a",
-        "{a: b}",
-        "a#b",
-        " # b",
-        "a;b",
-        "a&b",
-        "a|b",
-        "*",
-        "!x",
-    ),
-    *("a\\,b", "range(1,3)", "choices(a,b)", "a'b\"c", "", "\t", "-x", "a\\'", "glob(*)", "@a", "=", "<<"),
-]
 
 
 def variables(*words: str) -> dict[str, str]:
@@ -218,6 +164,13 @@ def test_variables_in_a_file_arrive_as_written_or_are_refused(own_conf: Path) ->
 @pytest.mark.parametrize("value", ["", "[1]", "{a: 1}", "???"])
 def test_a_variable_in_a_file_without_a_text_is_refused(value: str, own_conf: Path) -> None:
     assert refusal(in_file(own_conf, f"X: {value}")).startswith(f"{ENVIRONMENT}.X = ")
+
+
+def test_references_in_a_file_are_those_of_hydra(own_conf: Path) -> None:
+    assert variables(in_file(own_conf, "X: ${name}/$HOME", r"Y: \${HOME}")) == {"X": "sami_smol/$HOME", "Y": "${HOME}"}
+    for value in ("${HOME}", "a${b"):
+        message = refusal(in_file(own_conf, f"X: {value}"))
+        assert "default.environment.X = (cannot be put together)" in message and r"write \${ in place" in message
 
 
 def test_a_file_that_is_no_yaml_is_named(own_conf: Path) -> None:

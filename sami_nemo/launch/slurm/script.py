@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -159,7 +160,13 @@ def sbatch_options(config: Config, stages: tuple[Stage, ...], job: JobConfig, ru
         "cpus-per-task": job.cpus_per_task,
     }
     options += [f"--{name}={_sbatch_word(str(value))}" for name, value in named.items() if value is not None]
-    return [*options, *job.flags]
+    return [*options, *map(_flag, job.flags)]
+
+
+def _flag(flag: str) -> str:
+    """An option of the user's: its value in quotes where it needs them, unless it has some already."""
+    name, equals, value = flag.partition("=")
+    return flag if re.search(r"[\\'\"]", value) else f"{name}{equals}{_sbatch_word(value)}" if value else flag
 
 
 def _sbatch_word(text: str) -> str:
