@@ -281,8 +281,9 @@ def environment_variables(stage: Stage, config: Config) -> dict[str, str]:
 
 def stated_variables(stage: Stage, config: Config) -> dict[str, str]:
     """What the configuration adds to a stage's environment."""
-    own: JobConfig = getattr(config.cluster, stage.kind)
-    return {**config.cluster.default.environment, **own.environment}
+    default = config.cluster.default
+    own: JobConfig = getattr(config.cluster, stage.kind, default)
+    return {**default.environment, **own.environment}
 
 
 def command_line(stage: Stage, config: Config) -> str:
