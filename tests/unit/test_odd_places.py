@@ -105,13 +105,12 @@ def test_make_finds_its_way_there(checkout: Path) -> None:
 @pytest.mark.slow
 def test_a_run_is_carried_out_there(checkout: Path, generate_python: Path) -> None:
     """One iteration, with vLLM, torchrun and NeMo; its runs are in a directory of another such name."""
-    (checkout / "models").mkdir()
     words = ("recipe=sami_debug", "iterations=1", "judge=none", "runs_dir=it's #1, {of} $my=[b]")
     done = launch(checkout, *words, "cluster.train.environment.OMP_NUM_THREADS=1")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     run = RunDir(checkout / "it's #1, {of} $my=[b]" / "sami_debug")
     assert run.metrics.exists() and (run.report / "index.html").exists() and (run.hf(1) / "model.safetensors").exists()
-    assert (checkout / "models" / "tiny-random").is_dir()
+    assert (checkout / "models").is_dir()
     assert launch(checkout, *words).stdout.count("finished before") == len(run.manifests())
 
 
