@@ -91,7 +91,7 @@ def read_word(word: str) -> Word:
         raise ConfigError("argument", word, "give recipe=NAME, GROUP=NAME or key=value; --help explains")
     key, _, written = word.partition("=")
     if not word.isascii() and not _is_unicode(word):
-        raise ConfigError(repr(key), repr(written), "is not written in UTF-8; write it so")
+        raise ConfigError("argument", ascii(word), "has bytes that are not UTF-8; write it in UTF-8")
     environment = environment_of(key)
     if environment is not None:
         return _read_variable(environment, key.removeprefix(f"{environment}."), written)

@@ -21,6 +21,8 @@ BASH_OWN = re.compile(
     "_|BASHOPTS|BASHPID|BASH_(ALIASES|ARGC|ARGV|CMDS|COMMAND|LINENO|SOURCE|SUBSHELL|VERSINFO)|DIRSTACK|EPOCHREALTIME|"
     "EPOCHSECONDS|EUID|FUNCNAME|GROUPS|HISTCMD|LINENO|OPTIND|PIPESTATUS|PPID|RANDOM|SECONDS|SHELLOPTS|SRANDOM|UID"
 )
+# What launch/slurm/job.sh.j2 sets behind the user's variables.
+SCRIPT_OWN = re.compile("stage|in_stage|head|work|status|SAMI_EVENTS|SAMI_STOP")
 VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -28,8 +30,8 @@ def _exportable(name: str) -> str:
     """A variable that a job's script can hand on to its stage."""
     if not VARIABLE.fullmatch(name):
         raise ValueError("no name of a variable; letters, digits and _ make one, and it begins with no digit")
-    if BASH_OWN.fullmatch(name):
-        raise ValueError("is bash's own variable; choose another name")
+    if BASH_OWN.fullmatch(name) or SCRIPT_OWN.fullmatch(name):
+        raise ValueError("is set by bash or the script of a job; choose another name")
     return name
 
 

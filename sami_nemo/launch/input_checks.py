@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from pathlib import Path
 
 from sami_nemo.base_model import sealed
@@ -36,8 +37,11 @@ def check_places(config: Config) -> None:
     run = config.run_dir.resolve()
     places = {"repository": ROOT, "working directory": Path.cwd(), "runs_dir": run}
     for field, place in places.items():
-        if "\n" in str(place):
-            raise ConfigError(field, place, "its path has a line break; choose another place")
+        # Bytes that are not UTF-8 are half characters in Python, and in no file that is written.
+        if re.search("[\n\ud800-\udfff]", str(place)):
+            raise ConfigError(
+                field, ascii(str(place)), "its path has a line break, or is not UTF-8; choose another place"
+            )
     if config.cluster.scheduler != "slurm":
         return
     if "\\" in str(run):

@@ -145,11 +145,11 @@ def test_what_slurm_cannot_be_told_is_refused(
 
 
 def test_a_line_break_in_a_path_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    odd = tmp_path / "a\nb"
-    odd.mkdir()
-    monkeypatch.chdir(odd)
-    with pytest.raises(ConfigError, match=r"^working directory = .*line break"):
-        check_places(compose([]))
+    for name in ("a\nb", "a\udcff"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        with pytest.raises(ConfigError, match=r"^working directory = .*line break, or is not UTF-8"):
+            check_places(compose([]))
     with pytest.raises(ConfigError, match=r"^runs_dir = .*line break"):
         compose(["runs_dir=a\nb"])
 
@@ -233,6 +233,15 @@ def test_variables_arrive_in_jobs_as_written() -> None:
     assert environment_of(found["queries"]).items() >= VARIABLES.items()
     train = environment_of(found["train_1"])
     assert train.items() >= (VARIABLES | {"X0": "own", "OMP_NUM_THREADS": "03"}).items()
+
+
+def test_no_variable_is_one_that_the_script_sets_itself() -> None:
+    script = scripts("recipe=sami_mixtral")["train_1"]
+    own = set(re.findall(r"^(?:export )?(\w+)=", script.partition("export PYTHONPATH")[2], flags=re.MULTILINE))
+    assert {"stage", "status", "SAMI_EVENTS"} <= own
+    for name in {name for name in own if name.islower() or name.startswith("SAMI_")}:
+        with pytest.raises(ConfigError, match="choose another name"):
+            compose([f"cluster.default.environment.{name}=x"])
 
 
 def environment_of(script: str) -> dict[str, str]:

@@ -81,7 +81,9 @@ def test_a_variable_with_torn_quotes_says_how_to_write_it() -> None:
         assert variables(pasted(refusal(f"{ENVIRONMENT}.X={value}"))) == {"X": value}
 
 
-@pytest.mark.parametrize("name", ["A-B", "1X", "FOO BAR", "", "A.B", "A$", "é", "UID", "SECONDS", "BASH_VERSINFO", "_"])
+@pytest.mark.parametrize(
+    "name", ["A-B", "1X", "FOO BAR", "", "A.B", "A$", "é", "UID", "SECONDS", "BASH_VERSINFO", "_", "stage"]
+)
 def test_a_name_that_bash_cannot_export_is_refused(name: str, own_conf: Path) -> None:
     assert refusal(f"{ENVIRONMENT}.{name}=x").startswith(f"{ENVIRONMENT} = {name}: ")
     assert refusal("cluster=mine", in_file(own_conf, f"{name!r}: x")).startswith(f"{ENVIRONMENT} = {name!r}: ")
