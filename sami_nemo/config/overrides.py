@@ -90,7 +90,7 @@ def read_word(word: str) -> Word:
     if "=" not in word or word.startswith(("+", "~", "-")):
         raise ConfigError("argument", word, "give recipe=NAME, GROUP=NAME or key=value; --help explains")
     key, _, written = word.partition("=")
-    if not word.isascii() and not _is_unicode(word):
+    if not _is_unicode(word):
         raise ConfigError("argument", ascii(word), "has bytes that are not UTF-8; write it in UTF-8")
     environment = environment_of(key)
     if environment is not None:
@@ -160,15 +160,23 @@ def _parse(key: str, written: str) -> Override:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(key, written, f"not a value ({reason}); {_remedy(key, written)}") from None
     if override.is_sweep_override():
-        raise ConfigError(key, written, "give one value; several need a run each")
+        remedy = _how_to_quote(key, written) or "give one value; several need a run each"
+        raise ConfigError(key, written, remedy)
     return override
 
 
-def _remedy(key: str, written: str) -> str:
+def _how_to_quote(key: str, written: str) -> str | None:
+    """What to type for a text or a list of texts."""
     if key in LISTS:
         return f"quote it: {as_argument(key, _elements(written))}"
-    if key in TEXTS or environment_of(key) is not None:
-        return f"quote it: {as_argument(key, written)}"
+    is_text = key in TEXTS or environment_of(key) is not None
+    return f"quote it: {as_argument(key, written)}" if is_text else None
+
+
+def _remedy(key: str, written: str) -> str:
+    how = _how_to_quote(key, written)
+    if how is not None:
+        return how
     if key in ENVIRONMENTS:
         return f"give one variable at a time: {key}.NAME=VALUE"
     return "docs/configuration.md says what it takes" if is_known(key) else f"unknown key{nearest(key, KEYS)}"

@@ -77,7 +77,7 @@ def test_the_word_null_is_refused_without_quotes() -> None:
 
 
 def test_a_variable_with_torn_quotes_says_how_to_write_it() -> None:
-    for value in ("'a' b", '"a', "'it''s", "'a\\'"):
+    for value in ("'a' b", "'a','b'", '"a', "'it''s", "'a\\'"):
         assert variables(pasted(refusal(f"{ENVIRONMENT}.X={value}"))) == {"X": value}
 
 
@@ -274,6 +274,7 @@ def test_numbers_and_signs_on_the_command_line_are_texts_where_texts_are_wanted(
         ("[--comment=$x`y`\\]", ["--comment=$x`y`\\"]),
         ("--gres=gpu:a100:8", ["--gres=gpu:a100:8"]),
         ("--exclusive", ["--exclusive"]),
+        ("--exclusive,--hold", ["--exclusive", "--hold"]),
         ("[1]", ["1"]),
         ("5", ["5"]),
     ],
