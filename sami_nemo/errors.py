@@ -25,7 +25,9 @@ class UserError(Exception):
         self.field = field
         self.value = value
         self.remedy = remedy
-        super().__init__(" ".join(f"{field} = {value}: {remedy}".split()))
+        # One line; spaces stay, because a remedy may be a command to be pasted.
+        lines = f"{field} = {value}: {remedy}".splitlines()
+        super().__init__(" ".join(filter(None, map(str.strip, lines))))
 
 
 class ConfigError(UserError):

@@ -9,8 +9,8 @@ from typing import Literal
 
 from sami_nemo.base_model.locate import HUB_NAME, download, locate, model_files
 from sami_nemo.config.schema import Config
+from sami_nemo.config_json import check_files
 from sami_nemo.errors import CheckpointError, DataError, UserError
-from sami_nemo.geometry import check_files
 from sami_nemo.hub import Choose, Repository, Unavailable, ask, cache_directory, explain, is_offline
 from sami_nemo.launch.stages import on_hub
 from sami_nemo.queries.files import can_be_read, check_opens

@@ -7,6 +7,7 @@ machine, a hub name or a file of a cluster, is left to the preflight.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from sami_nemo.base_model import sealed
@@ -14,6 +15,9 @@ from sami_nemo.checkpoint.headers import check_weights
 from sami_nemo.config.schema import Config
 from sami_nemo.config_json import check_files, read_geometry
 from sami_nemo.errors import ConfigError, failures, raise_all
+from sami_nemo.launch.slurm.mounts import mounted_places
+from sami_nemo.launch.slurm.script import image_of
+from sami_nemo.launch.stages import ROOT, plan
 from sami_nemo.queries.files import can_be_read
 from sami_nemo.queries.loaders import load_queries, local_files, paths_of
 from sami_nemo.queries.split import split_for_run
@@ -25,7 +29,31 @@ def check_inputs(config: Config) -> None:
     Raises:
         UserError: all of them.
     """
-    raise_all(failures((check_run_directory, check_models, check_queries), config))
+    raise_all(failures((check_places, check_run_directory, check_models, check_queries), config))
+
+
+def check_places(config: Config) -> None:
+    """The repository and the run lie at paths that everything on the way can be told."""
+    if os.pathsep in str(ROOT):
+        raise ConfigError("repository", ROOT, "its path has a colon, which parts paths in PYTHONPATH; move it")
+    run = config.run_dir.resolve()
+    places = {"repository": ROOT, "working directory": Path.cwd(), "runs_dir": run}
+    for field, place in places.items():
+        # Bytes that are not UTF-8 are half characters in Python, and in no file that is written.
+        if re.search("[\n\ud800-\udfff]", str(place)):
+            raise ConfigError(
+                field, ascii(str(place)), "its path has a line break, or is not UTF-8; choose another place"
+            )
+    if config.cluster.scheduler != "slurm":
+        return
+    if "\\" in str(run):
+        raise ConfigError("runs_dir", run, "Slurm drops the backslash in paths of logs; choose another place")
+    if any(image_of(config, stage) for stage in plan(config)):
+        for place in mounted_places(config, config.cluster.default):
+            if set(",:") & set(str(place)):
+                raise ConfigError(
+                    "cluster mounts", place, "commas and colons part containers' mounts; choose another place"
+                )
 
 
 def check_run_directory(config: Config) -> None:

@@ -23,8 +23,9 @@ import shlex
 import signal
 import sys
 
-from sami_nemo.config.compose import RECIPES, Request, compose_for, split_arguments
+from sami_nemo.config.compose import Request, compose_for, split_arguments
 from sami_nemo.config.files import dump_config
+from sami_nemo.config.overrides import RECIPES
 from sami_nemo.config.precision import this_processor
 from sami_nemo.config.schema import Config
 from sami_nemo.errors import EXIT_USER_ERROR, tell, user_error

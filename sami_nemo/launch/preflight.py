@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import socket
 import sys
@@ -92,7 +93,7 @@ def _check_trackers(config: Config) -> list[UserError]:
             continue
         find = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({package!r}) is None)"
         if run([str(python("train")), "-c", find], TIMEOUT_SECONDS)[0] != 0:
-            remedy = f"the package {package} is not installed; run `{python('train')} -m pip install {package}`"
+            remedy = f"the package {package} is not installed; run `{shlex.quote(str(python('train')))} -m pip install {package}`"
             problems.append(EnvironmentMismatch(field, value, remedy))
     return problems
 

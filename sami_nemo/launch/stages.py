@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sami_nemo.config.machine import JobConfig
 from sami_nemo.config.schema import Config
 from sami_nemo.errors import DataError
 from sami_nemo.queries.loaders import local_files
@@ -277,7 +278,14 @@ def environment_variables(stage: Stage, config: Config) -> dict[str, str]:
     if stage.distributed and hardware.accelerator == "gpu":
         # Megatron overlaps tensor-parallel communication only if kernels keep their order, on GPUs before Blackwell.
         variables["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"
-    return variables
+    return variables | stated_variables(stage, config)
+
+
+def stated_variables(stage: Stage, config: Config) -> dict[str, str]:
+    """What the configuration adds to a stage's environment."""
+    default = config.cluster.default
+    own: JobConfig = getattr(config.cluster, stage.kind, default)
+    return {**default.environment, **own.environment}
 
 
 def command_line(stage: Stage, config: Config) -> str:

@@ -261,6 +261,9 @@ def _example(directory: Path) -> str:
 
 def paths_of(source: str) -> list[Path]:
     """Whatever `source` names here, as a path or a glob, from the working directory or else from the repository."""
-    # Path.glob takes no absolute pattern.
-    matches = (glob.glob(pattern) for pattern in (source, str(REPOSITORY / source)))  # noqa: PTH207
-    return sorted(map(Path, next(filter(None, matches), [])))
+    for root in (Path(), REPOSITORY):
+        # A name may have brackets in it. Path.glob takes no absolute pattern.
+        found = [source] if os.path.lexists(root / source) else glob.glob(source, root_dir=root)  # noqa: PTH207
+        if found:
+            return sorted(root / file for file in found)
+    return []

@@ -16,6 +16,7 @@ import pytest
 
 from sami_nemo.errors import EnvironmentMismatch
 from sami_nemo.versions import read_lock
+from tests.unit.odd_texts import ODD_NAME
 from tools.environments import command, install, interpreters, machine
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +40,10 @@ def make_wheel(directory: Path, name: str, version: str, requires: str = "") -> 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     """Set-up tool, version check and a training lock whose packages are empty wheels in `wheels`."""
+    return copy_to(tmp_path)
+
+
+def copy_to(place: Path) -> Path:
     for name in (
         "tools/__init__.py",
         "tools/setup_environments.py",
@@ -48,13 +53,13 @@ def repository(tmp_path: Path) -> Path:
         "sami_nemo/file_lock.py",
         "sami_nemo/versions.py",
     ):
-        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
-        shutil.copyfile(ROOT / name, tmp_path / name)
-    (tmp_path / "wheels").mkdir()
+        (place / name).parent.mkdir(exist_ok=True, parents=True)
+        shutil.copyfile(ROOT / name, place / name)
+    (place / "wheels").mkdir()
     for package, version in VERSIONS.items():
-        make_wheel(tmp_path / "wheels", package, version)
-    write_lock(tmp_path, VERSIONS)
-    return tmp_path
+        make_wheel(place / "wheels", package, version)
+    write_lock(place, VERSIONS)
+    return place
 
 
 def write_lock(repository: Path, versions: dict[str, str]) -> None:
@@ -99,6 +104,15 @@ def test_installs_once_and_again_when_the_lock_changes(repository: Path) -> None
     write_lock(repository, VERSIONS | {"added": "1.0"})
     assert "ready after" in set_up(repository).stdout
     assert list((repository / ".venv" / "train").rglob("added-1.0.dist-info"))
+
+
+@pytest.mark.slow
+def test_installs_at_any_path(tmp_path: Path) -> None:
+    odd = copy_to(tmp_path / ODD_NAME)
+    shutil.move(odd / "wheels", tmp_path / "wheels")
+    done = set_up(odd, PIP_FIND_LINKS=str(tmp_path / "wheels"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert set_up(odd, PIP_FIND_LINKS=str(tmp_path / "wheels")).stdout == ""
 
 
 @pytest.mark.slow

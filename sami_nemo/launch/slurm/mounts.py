@@ -18,13 +18,15 @@ from sami_nemo.queries.loaders import local_files
 
 def mounts_of(config: Config, job: JobConfig) -> list[str]:
     """SOURCE:TARGET of what a stage reads and writes, each at its own path, and of what the configuration adds."""
+    return [*(f"{place}:{place}" for place in mounted_places(config, job)), *job.mounts]
+
+
+def mounted_places(config: Config, job: JobConfig) -> list[Path]:
+    """What a stage in a container needs of the files outside, none below another."""
     written = [ROOT, Path.cwd(), config.run_dir.parent, config.run_dir, *map(Path, hub_variables(job).values())]
     places = [place for path in written for place in places_of(_existing(path), inside=False)]
     places += [place for path in _inputs(config) for place in places_of(path)]
-    outermost = [
-        place for place in dict.fromkeys(places) if not any(place != o and place.is_relative_to(o) for o in places)
-    ]
-    return [*(f"{place}:{place}" for place in outermost), *job.mounts]
+    return [place for place in dict.fromkeys(places) if not any(place != o and place.is_relative_to(o) for o in places)]
 
 
 def hub_variables(job: JobConfig) -> dict[str, str]:
