@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy
+from safetensors.numpy import save
+
 from sami_nemo.checkpoint.headers import ITEM_BYTES, model_tensors
 from sami_nemo.config_json import geometry_of
 from sami_nemo.run_dir import RunDir
@@ -25,6 +28,17 @@ def write_safetensors(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: 
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         file.truncate(8 + len(text) + end)
+
+
+def weights(config: Mapping[str, Any], shards: int = 1) -> list[bytes]:
+    """The weights that a config.json describes, all 0, spread over safetensors files."""
+    shapes = list(model_tensors(geometry_of(dict(config), Path("m"))).items())
+    files = []
+    for number in range(shards):
+        part = dict(shapes[number::shards])
+        tensors = {name: numpy.zeros(shape, dtype=numpy.float16) for name, shape in part.items()}
+        files.append(save(tensors, metadata={"format": "pt"}))
+    return files
 
 
 def write_weights(directory: Path, config: Mapping[str, Any], name: str = "model.safetensors") -> None:

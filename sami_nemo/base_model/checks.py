@@ -1,15 +1,38 @@
-"""What the sizes of a model ask of the settings. Asked before a run begins, where the sizes are known, and in stage `model`,
-where the checkpoint is there. Needs no torch.
+"""Whether a checkpoint is whole, and what its sizes ask of the settings. Needs no torch.
+
+Asked before a run begins, as far as the checkpoint or its sizes are known there, and in stage `model`, where it is there.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from sami_nemo.checkpoint.headers import INDEX, SINGLE, check_weights, read_headers
 from sami_nemo.config.schema import Config
+from sami_nemo.config_json import check_files, read_geometry
 from sami_nemo.errors import ConfigError
 from sami_nemo.geometry import Geometry
 
+# The one model that is neither trained nor scored: of any architecture that vLLM serves.
+WRITER = "principles.model"
 # Channels of a head that vLLM's attention on CPUs has kernels for.
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+
+
+def check_checkpoint(directory: Path, field: str) -> None:
+    """A directory is a whole checkpoint, by its headers.
+
+    Args:
+        field: the configuration key that names it.
+
+    Raises:
+        CheckpointError: something is missing, damaged, or not what can be trained.
+    """
+    check_files(directory, field)
+    if field != WRITER:
+        check_weights(directory, read_geometry(directory, field), field)
+    elif any((directory / name).is_file() for name in (SINGLE, INDEX)):
+        read_headers(directory, field)
 
 
 def check_experts(config: Config, geometry: Geometry) -> None:

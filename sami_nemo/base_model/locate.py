@@ -11,8 +11,10 @@ from sami_nemo.errors import CheckpointError
 from sami_nemo.hub import Choose, Repository, Snapshot, Unavailable, fetch, open_cached
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-# Weights as safetensors only: the other formats are pickle.
-HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model*"]
+# Weights as safetensors only: the other formats are pickle. The card tells the license.
+HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model*", "README.md"]
+# The same weights once more, in Mistral's own form.
+NOT_FETCHED = "consolidated*"
 
 
 def locate(path: str, field: str = "model.path", cache: Path | None = None) -> Path:
@@ -38,9 +40,10 @@ def model_files(names: Sequence[str]) -> list[str]:
     Raises:
         Unavailable: it has no weights that can be read.
     """
-    chosen = [name for name in names if any(fnmatchcase(name, pattern) for pattern in HUB_FILES)]
+    top = [name for name in names if "/" not in name and not fnmatchcase(name, NOT_FETCHED)]
+    chosen = [name for name in top if any(fnmatchcase(name, pattern) for pattern in HUB_FILES)]
     if not any(name.endswith(".safetensors") for name in chosen):
-        raise Unavailable("it holds no *.safetensors; convert the checkpoint, other formats are pickle")
+        raise Unavailable("it holds no weights as *.safetensors in the form of transformers; convert the checkpoint")
     return chosen
 
 

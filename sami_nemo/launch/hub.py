@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sami_nemo.base_model.checks import check_checkpoint
 from sami_nemo.base_model.locate import HUB_NAME, download, locate, model_files
 from sami_nemo.config.schema import Config
-from sami_nemo.config_json import check_files
 from sami_nemo.errors import CheckpointError, DataError, UserError
 from sami_nemo.hub import Choose, Repository, Unavailable, ask, cache_directory, explain, is_offline
 from sami_nemo.launch.stages import on_hub
 from sami_nemo.queries.files import can_be_read, check_opens
 from sami_nemo.queries.hub_data import data_files, from_branches
 from sami_nemo.queries.loaders import load_queries
-from sami_nemo.run_dir import read_json
 
 # Rows that are looked at before a run: enough to see a wrong field, in no time.
 SAMPLE_ROWS = 100
@@ -108,35 +107,13 @@ def open_offline(config: Config, need: Need) -> list[Path]:
     """
     files = files_of(config, need, fetch=False)
     if need.kind == "model":
-        check_checkpoint(files[0].parent, need)
+        check_checkpoint(files[0].parent, need.field)
         return files
     for file in files:
         check_opens(file)
     if all(map(can_be_read, files)):
         load_queries(config.data, count_tokens=lambda text: 0, most=SAMPLE_ROWS, cache=cache_of(config))
     return files
-
-
-def check_checkpoint(directory: Path, need: Need) -> None:
-    """A checkpoint has what every checkpoint has, and all the weights that it lists.
-
-    Raises:
-        CheckpointError: something is missing.
-    """
-    check_files(directory, need.field)
-    index = directory / INDEX
-    if not index.is_file():
-        return
-    try:
-        names = set(read_json(index)["weight_map"].values())
-    except (ValueError, LookupError, AttributeError, TypeError):
-        raise CheckpointError(need.field, need.name, f"its {INDEX} cannot be read; fetch it again") from None
-    missing = [name for name in names if not (directory / name).is_file()]
-    if missing:
-        remedy = (
-            f"{len(missing)} of its {len(names)} files of weights are missing; fetch (action=prefetch) or copy them"
-        )
-        raise CheckpointError(need.field, need.name, remedy)
 
 
 def _is_cached(config: Config, need: Need) -> bool:

@@ -11,9 +11,8 @@ import re
 from pathlib import Path
 
 from sami_nemo.base_model import sealed
-from sami_nemo.checkpoint.headers import check_weights
+from sami_nemo.base_model.checks import check_checkpoint
 from sami_nemo.config.schema import Config
-from sami_nemo.config_json import check_files, read_geometry
 from sami_nemo.errors import ConfigError, failures, raise_all
 from sami_nemo.launch.slurm.mounts import mounted_places
 from sami_nemo.launch.slurm.script import image_of
@@ -75,22 +74,20 @@ def check_models(config: Config) -> None:
     model, instruct, principles = config.model, config.evaluate.instruct, config.principles
     base = Path(model.path)
     if model.prepare == "none":
-        _check_checkpoint(base, "model.path")
+        _check_if_here(base, "model.path")
     elif base.exists():
         sealed.verify(base, contents=False)
     else:
         check_writable("model.path", model.path, base)
     if instruct is not None:
-        _check_checkpoint(Path(instruct), "evaluate.instruct")
-    if principles.source == "local" and principles.model is not None and Path(principles.model).exists():
-        check_files(Path(principles.model), "principles.model")
+        _check_if_here(Path(instruct), "evaluate.instruct")
+    if principles.source == "local" and principles.model is not None:
+        _check_if_here(Path(principles.model), "principles.model")
 
 
-def _check_checkpoint(directory: Path, field: str) -> None:
-    """What is sampled from and scored."""
+def _check_if_here(directory: Path, field: str) -> None:
     if directory.exists():
-        check_files(directory, field)
-        check_weights(directory, read_geometry(directory, field), field)
+        check_checkpoint(directory, field)
 
 
 def check_queries(config: Config) -> None:

@@ -16,15 +16,14 @@ from pathlib import Path
 
 import yaml
 
+from sami_nemo.base_model.checks import check_checkpoint
 from sami_nemo.base_model.prepare import ensure_model
 from sami_nemo.config.files import dump_config, parse_config
 from sami_nemo.config.schema import Config
 from sami_nemo.errors import EXIT_USER_ERROR, EnvironmentMismatch, UserError
 from sami_nemo.launch.hub import (
-    Need,
     absent_models,
     cache_of,
-    check_checkpoint,
     files_of,
     needs_of,
     open_offline,
@@ -80,7 +79,7 @@ def _open_local(config: Config) -> list[UserError]:
     for field in taken_models(config).keys() - absent_models(config).keys():
         directory = Path(taken_models(config)[field])
         try:
-            check_checkpoint(directory, Need(field, str(directory), "model"))
+            check_checkpoint(directory, field)
             _tell(field, str(directory), [path for path in directory.iterdir() if path.is_file()], "a directory here")
         except UserError as error:
             problems.append(error)

@@ -17,7 +17,7 @@ from sami_nemo.checkpoint.hf_export import export_hf
 from sami_nemo.checkpoint.hf_map import Vocabulary
 from sami_nemo.checkpoint.placement import place_parameters
 from sami_nemo.config.schema import TrainConfig
-from sami_nemo.geometry import read_geometry
+from sami_nemo.config_json import read_geometry
 from sami_nemo.model import contrast_gpt
 from sami_nemo.model.cpu_backend import cpu_backend
 from sami_nemo.progress import STOP_VARIABLE

@@ -13,6 +13,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from tests.checkpoints import weights
 from tests.hub_server import Stored
 from tests.unit.test_bad_commands import MISTRAL
 
@@ -37,8 +38,8 @@ def parquet(*rows: dict[str, Any]) -> bytes:
 
 def checkpoint() -> dict[str, bytes]:
     """The files of a model, as far as anything opens them."""
-    config = json.dumps(MISTRAL).encode()
-    return {"config.json": config, "model.safetensors": b"weights", "tokenizer.json": b"{}", "pytorch_model.bin": b"no"}
+    config, held = json.dumps(MISTRAL).encode(), weights(MISTRAL)[0]
+    return {"config.json": config, "model.safetensors": held, "tokenizer.json": b"{}", "pytorch_model.bin": b"no"}
 
 
 def posts(*names: str) -> bytes:

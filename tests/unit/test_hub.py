@@ -11,12 +11,15 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+import safetensors.numpy
 
 from sami_nemo.config.compose import compose
 from sami_nemo.hub import cache_directory, home_directory, is_offline
 from sami_nemo.launch.hub import check_hub, files_of, needs_of
+from tests.checkpoints import weights
 from tests.hub_server import Hub, Stored
 from tests.unit.hub_contents import INSTRUCT, MODEL, NO_NETWORK, TLDR, checkpoint, tldr, use
+from tests.unit.test_bad_commands import MISTRAL
 from tests.unit.test_hub_data import hub as empty_hub  # noqa: F401
 from tests.unit.test_hub_data import rows
 
@@ -119,7 +122,7 @@ def test_what_the_hub_has_not_of_it(hub: Hub) -> None:
     assert "no subset nothing" in complaints("data.subsets=[nothing]")["data.source"]
     assert "no split nothing" in complaints("data.split=nothing")["data.source"]
     hub.stored[f"models/{MODEL}"] = Stored(main={"config.json": b"{}", "pytorch_model.bin": b""})
-    assert "no *.safetensors" in complaints()["model.path"]
+    assert "no weights as *.safetensors" in complaints()["model.path"]
 
 
 def test_a_folder_is_not_enough(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,15 +160,17 @@ def test_what_is_in_the_cache_is_opened_without_a_network(
     assert len(complaints()) >= 2
 
 
-def test_missing_shards_of_weights_are_counted(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_shards_of_weights_are_told(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a model that another program fetched and did not finish."""
-    shards = {f"model-0000{n}-of-00003.safetensors": b"weights" for n in (1, 2, 3)}
-    index = json.dumps({"weight_map": {f"layer.{name}": name for name in shards}}).encode()
+    shards = {f"model-0000{n}-of-00003.safetensors": file for n, file in enumerate(weights(MISTRAL, 3), start=1)}
+    names = {tensor: name for name, file in shards.items() for tensor in safetensors.numpy.load(file)}
+    index = json.dumps({"weight_map": names}).encode()
     files = checkpoint() | shards | {"model.safetensors.index.json": index}
+    del files["model.safetensors"]
     hub.stored[f"models/{MODEL}"] = Stored(main=files)
     ignored = ["*-00002-*", "*-00003-*"]
     huggingface_hub.snapshot_download(MODEL, cache_dir=tmp_path / "hf" / "hub", ignore_patterns=ignored)
-    assert "2 of its 3 files of weights are missing" in complaints()["model.path"]
+    assert "the index names it, and it is not there" in complaints()["model.path"]
     prefetch()
     assert complaints() == {}
 
