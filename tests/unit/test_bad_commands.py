@@ -62,6 +62,18 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_checkpoint(tmp_path / "qwen", weights, tokenizer, model_type="qwen2", architectures=["Qwen2ForCausalLM"])
     write_checkpoint(tmp_path / "headless", weights, tokenizer, architectures=["MistralModel"])
     write_checkpoint(tmp_path / "uneven", weights, tokenizer, num_key_value_heads=3)
+    write_checkpoint(tmp_path / "empty weights", weights, tokenizer)
+    (tmp_path / "empty weights" / weights).write_bytes(b"")
+    write_checkpoint(tmp_path / "other weights", weights, tokenizer, num_hidden_layers=3)
+    write_checkpoint(tmp_path / "no shard", tokenizer)
+    index = {"weight_map": {"lm_head.weight": "model-00007-of-00009.safetensors"}}
+    (tmp_path / "no shard" / "model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / "no shard" / "model-00001-of-00009.safetensors").touch()
+    write_checkpoint(tmp_path / "dynamic", weights, tokenizer, rope_scaling={"type": "dynamic", "factor": 2.0})
+    write_checkpoint(tmp_path / "gelu", weights, tokenizer, hidden_act="gelu")
+    write_checkpoint(tmp_path / "quantised", weights, tokenizer, quantization_config={"bits": 4})
+    write_checkpoint(tmp_path / "code", weights, tokenizer, auto_map={"AutoModel": "m.M"})
+    write_checkpoint(tmp_path / "window", weights, tokenizer, sliding_window=1024)
     (tmp_path / "empty").mkdir()
     (tmp_path / "queries").mkdir()
     (tmp_path / "queries" / "own.jsonl").write_text(QUERIES)
@@ -162,6 +174,19 @@ BAD_COMMANDS = [
     (["model=checkpoint", "model.path=uneven"], "model.num_key_value_heads = 3:", "4 attention heads"),
     (["evaluate.instruct=empty"], "evaluate.instruct = empty:", "no config.json"),
     (["evaluate.instruct=/etc/passwd"], "evaluate.instruct = /etc/passwd:", "no config.json"),
+    (["model=checkpoint", "model.path='empty weights'"], "model.path = ", "is cut off: it has 0 bytes"),
+    (["model=checkpoint", "model.path='other weights'"], "model.path = other weights:", "lacks model.layers.2."),
+    (["model=checkpoint", "model.path='no shard'"], "model.path = ", "the index names it, and it is not there"),
+    (["model=checkpoint", "model.path=dynamic"], "model.path = dynamic:", "only linear, llama3 and yarn"),
+    (["model=checkpoint", "model.path=gelu"], "model.path = gelu:", 'hidden_act = "gelu"'),
+    (["model=checkpoint", "model.path=quantised"], "model.path = quantised:", "quantised weights"),
+    (["model=checkpoint", "model.path=code"], "model.path = code:", "code of its own"),
+    (["evaluate.instruct=gelu"], "evaluate.instruct = gelu:", 'hidden_act = "gelu"'),
+    (
+        ["model=checkpoint", "model.path=window", "generate.max_model_len=2048"],
+        "generate.max_model_len = 2048:",
+        "the model sees 1024 positions at a time; lower it",
+    ),
     (["evaluate.instruct=qwen"], "evaluate.instruct = qwen:", "only mistral, mixtral, llama work"),
     (["principles=local_writer", "principles.model=no_weights"], "principles.model = no_weights:", "safetensors"),
     # The geometry of models that are made here.
