@@ -20,9 +20,11 @@ from tests.unit.toy_run import PATIENCE, wait_for
 
 # Holds the lock argv[1] until it is told otherwise, and says what came of it.
 HOLD = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from sami_nemo.file_lock import LockHeld, held
+# Where the tests themselves run in the background of a shell, it is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
     with held(Path(sys.argv[1]), wait=sys.argv[2] == "wait"):
         print("has it", flush=True)
@@ -157,7 +159,10 @@ def test_released_by_a_signal_that_ends_the_process(number: int, lock: Path, tmp
     process = holding(without_flock(tmp_path), lock)
     assert owner_file(lock).exists()
     process.send_signal(number)
-    process.communicate(timeout=PATIENCE)
+    try:
+        process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
     assert process.returncode == -number
     assert not owner_file(lock).exists()
 
