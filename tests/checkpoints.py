@@ -49,4 +49,5 @@ def write_weights(directory: Path, config: Mapping[str, Any], name: str = "model
 def give(run: RunDir, checkpoint: Path, iteration: int = 0) -> None:
     """The model of an iteration, the base model if not given, as stage `model` leaves it: but for a link in one piece."""
     run.iteration(iteration).mkdir(parents=True, exist_ok=True)
+    run.hf(iteration).unlink(missing_ok=True)
     run.hf(iteration).symlink_to(checkpoint.absolute())

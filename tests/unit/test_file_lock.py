@@ -23,8 +23,9 @@ HOLD = """
 import signal, sys, time
 from pathlib import Path
 from sami_nemo.file_lock import LockHeld, held
-# Where the tests themselves run in the background of a shell, it is ignored.
+# Where the tests themselves run in the background of a shell or under nohup, these are ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 try:
     with held(Path(sys.argv[1]), wait=sys.argv[2] == "wait"):
         print("has it", flush=True)
