@@ -25,6 +25,7 @@ ROOMS = [
     "config",
     "stage_entry",
     "prompts",
+    "thinking",
     "endpoint",
     "checkpoint",
     "base_model",
