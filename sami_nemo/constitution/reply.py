@@ -1,7 +1,8 @@
 """Reading the principle writer's reply: two principles and two antitheses in whatever dress a model gives them.
 
-Models number, bullet, embolden and bracket, put headings between and prose around. What every usable reply has is
-labelled entries, "label: text", principles before their antitheses or each followed by its own.
+Each statement belongs to the principle that its label names, in any order and layout. Under a heading for the antitheses
+those without a name go by their place. Meaning is never guessed: where labels do not decide, the reply is unusable, and
+the writer is asked again.
 """
 
 from __future__ import annotations
@@ -10,18 +11,41 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# "1.", "2)", "(3)", "-", "*", "•", "#": one of them, or a bold or bracketed label, tells an entry from prose.
-MARKER = re.compile(r"^\s*(?P<marker>(?:[-•#>]+\s+|\*\s+)*(?:\(?\d{1,2}[.):]\)?\s*|[A-Da-d][.)]\s+)?)(?P<rest>.*)$")
-EMPHASIS = re.compile(r"\*\*|__|`")
-# Up to a colon or a dash; a label is a few words, not a clause with a comma.
-LABELLED = re.compile(r"^(?P<label>\[[^\]\n]{1,80}\]|[^:\n,.;]{1,80}?)\s*(?::|\s[-–—])\s*(?P<text>.*)$")
-ANTITHESIS = re.compile(r"\banti|\bcontrast|\bopposite|\bnegat", re.IGNORECASE)
-# Labels that say the kind or the place of an entry; its own label may follow, or nothing.
-GENERIC = re.compile(
-    r"^(?:(?:anti-?thesis|anti-?theses|principle|definition)s?\s*(?:of|to|for)?\s*\(?(?:\d|#|[AB])*\)?)$", re.I
-)
+from sami_nemo.constitution.labels import LabelReader, plain_label
+from sami_nemo.constitution.outline import SENTENCE_END, Entry, plain, read_outline
+from sami_nemo.thinking import without_thinking
+
 # A statement shorter than this tells a model nothing.
 LEAST_WORDS = 3
+# Statements that hold none.
+REFUSAL = re.compile(
+    r"(?:(?:i['’]?m\s+)?sorry\b|i(?:['’]m|\s+am)\s+(?:unable|not\s+able)\b"
+    r"|(?:i|we)\s+(?:cannot|can\s*not|can['’]t|will\s+not|won['’]t|would\s+rather\s+not|must\s+decline|decline|refuse)\s+(?:to\s+)?"
+    r"(?:provide|write|give|offer|help\s+with|assist\s+with|create|produce|generate|supply|include|define|do|state|answer|fulfil)"
+    r"|(?:not\s+(?:applicable|available|provided)|none|omitted|withheld|n/?a|tb[da]|to\s+be\s+\w+|redacted|placeholder)\b)",
+    re.IGNORECASE,
+)
+REFERENCE = re.compile(
+    r"(?:see|same\s+as|(?:the\s+)?(?:exact\s+|very\s+|direct\s+|complete\s+)?(?:opposite|contrary|reverse|antithesis|inverse|negation)"
+    r"\s+(?:of|to))\s+(?:the\s+)?(?:above|below|\(?\d\)?|(?:first|second)|principle|number|this|that|it\b).{0,30}",
+    re.IGNORECASE,
+)
+PLACEHOLDER = re.compile(r"\W*(?:\[[^\]]*\]|<[^>]*>|\{[^}]*\})\W*")
+NOTE = re.compile(
+    r"\W*(?:(?:please\s+)?(?:a\s+|final\s+|important\s+)?notes?|n\.?\s?b|p\.?\s?s|explanations?|rationale|remarks?|comments?"
+    r"|disclaimer|caveats?|usage|reminder|tips?|important|warning|why|reason(?:ing)?|examples?|e\.g)\b",
+    re.IGNORECASE,
+)
+# A line that speaks to the person who asked, close behind the last statement.
+CLOSING = re.compile(
+    r"\W*(?:let me know|i hope|hope (?:this|that|these)|feel free|please|would you|do (?:you|these)|does (?:this|that)"
+    r"|shall i|if you|is there|happy to|good luck|these (?:principles|antitheses|definitions|statements|four|pairs|can|are)"
+    r"|the(?:se)? (?:antitheses|pairs|four|above)|thank|together|this constitution|i can also|as you)\b",
+    re.IGNORECASE,
+)
+# "Antitheses, in reverse order": then their places tell nothing.
+OTHER_ORDER = re.compile(r"(?<!same )(?<!that )(?<!this )\border\b|\b(?:swapped|crossed|respectively reversed)\b", re.IGNORECASE)
+QUOTES = {'"': '"', "“": "””", "”": "”", "„": "“”", "«": "»", "‘": "’", "'": "'", "[": "]"}
 
 
 class UnusableReply(Exception):
@@ -38,101 +62,289 @@ class Pair:
 
 
 @dataclass
-class _Entry:
-    label: str
+class _Statement:
+    entry: Entry
     text: str
+    name: int | None
     antithesis: bool
 
 
-def parse_reply(reply: str, names: Sequence[str]) -> tuple[Pair, ...]:
+def parse_reply(reply: str, names: Sequence[str], finish_reason: str | None = None) -> tuple[Pair, ...]:
     """The principles and antitheses of a reply, one pair per name.
 
     Args:
-        names: of the principles that were asked for; entries that mention them go by name, others by order.
+        names: of the principles that were asked for.
+        finish_reason: why the writer stopped, as its endpoint says; None: it does not say.
 
     Raises:
-        UnusableReply: there are too few or too many entries, or a statement is empty or said twice.
+        UnusableReply: it was cut; a principle or an antithesis is missing, empty or there twice; or the labels do not
+            say which statement is whose.
     """
-    entries = [entry for entry in _entries(reply) if len(entry.text.split()) >= LEAST_WORDS]
-    wanted = len(names)
-    principles = [entry for entry in entries if not entry.antithesis]
-    antitheses = [entry for entry in entries if entry.antithesis]
-    if not antitheses and len(principles) == 2 * wanted:
-        # Nothing marks the antitheses: the format asks for them last.
-        principles, antitheses = principles[:wanted], principles[wanted:]
-    for kind, found in (("principles", principles), ("antitheses", antitheses)):
-        if len(found) != wanted:
-            raise UnusableReply(f"it has {len(found)} labelled {kind} where {wanted} are needed")
-    if len({entry.text.lower() for entry in (*principles, *antitheses)}) < 2 * wanted:
+    if finish_reason in ("length", "content_filter"):
+        raise UnusableReply("it was cut before its end")
+    answer = without_thinking(reply)
+    if answer is None:
+        raise UnusableReply("its thinking never ends, and no answer follows")
+    try:
+        # The indent of its first line, which tells that the others stand beside it.
+        before = reply[: max(0, reply.find(answer))]
+        entries = read_outline(before[len(before.rstrip(" \t")) :] + answer, LabelReader(names))
+    except ValueError:
+        raise UnusableReply("its JSON is damaged") from None
+    statements = _Reading(entries, names).statements()
+    texts = [statement.text.lower() for statement in statements]
+    if len(set(texts)) < len(texts):
         raise UnusableReply("it says the same twice")
-    ordered = zip(names, _by_name(principles, names), _by_name(antitheses, names), strict=True)
-    return tuple(Pair(name, principle.text, antithesis.text) for name, principle, antithesis in ordered)
+    for kind, antithesis in (("principles", False), ("antitheses", True)):
+        found = sum(statement.antithesis == antithesis for statement in statements)
+        if found != len(names):
+            raise UnusableReply(f"it has {found} labelled {kind} where {len(names)} are needed")
+    _place_unnamed(statements, names)
+    slots = {(statement.name, statement.antithesis): statement.text for statement in statements}
+    if len(slots) < len(statements):
+        raise UnusableReply("two of its labels say the same")
+    return tuple(Pair(name, slots[number, False], slots[number, True]) for number, name in enumerate(names))
 
 
-def _by_name(entries: list[_Entry], names: Sequence[str]) -> list[_Entry]:
-    """In the order of the names if each label mentions exactly one of them, else as they are."""
-    mentions = [[i for i, name in enumerate(names) if name.lower() in entry.label.lower()] for entry in entries]
-    if sorted(mentions) != [[i] for i in range(len(names))]:
-        return entries
-    return [entries[mentions.index([i])] for i in range(len(names))]
+def _place_unnamed(statements: list[_Statement], names: Sequence[str]) -> None:
+    """Under a heading for the antitheses those without a name go by their place among the principles."""
+    unnamed = [statement for statement in statements if statement.name is None]
+    if not unnamed:
+        return
+    order = [statement.name for statement in statements if not statement.antithesis]
+    named = [statement.name for statement in statements if statement.antithesis and statement.name is not None]
+    headings = [_antithetic_heading(statement.entry) for statement in unnamed]
+    for statement, heading in zip(unnamed, headings, strict=True):
+        if not statement.antithesis or heading is None or heading is not headings[0]:
+            label = statement.entry.foreign or "a statement"
+            raise UnusableReply(f"its labels do not say which of {', '.join(names)} {label!r} belongs to")
+    heading = headings[0]
+    said = heading.claim.names if heading is not None and heading.claim is not None else ()
+    markers = [statement.entry.marker for statement in unnamed]
+    if markers != sorted(markers) or (len(said) > 1 and list(said) != order) or len(said) == 1:
+        raise UnusableReply("its antitheses do not say which principle each belongs to")
+    left = [name for name in order if name not in named]
+    if len(left) != len(unnamed) or None in left:
+        raise UnusableReply("its antitheses do not say which principle each belongs to")
+    for statement, name in zip(unnamed, left, strict=True):
+        statement.name = name
 
 
-def _entries(reply: str) -> list[_Entry]:
-    """Labelled entries, with the lines that go on with them."""
-    entries: list[_Entry] = []
-    below_antitheses = False
-    open_entry = False
-    for line in reply.splitlines():
-        if not line.strip():
-            open_entry = open_entry and bool(entries) and not entries[-1].text
-            continue
-        marked, label, text = _split(line)
-        if label and (marked or GENERIC.match(label)):
-            if (not text and not marked) or (not text and _is_heading(label)):
-                below_antitheses, open_entry = bool(ANTITHESIS.search(label)), False
+def _antithetic_heading(entry: Entry) -> Entry | None:
+    """The heading for the antitheses that an entry without a name stands under."""
+    for above in entry.ancestors():
+        if above.claim is not None and above.claim.kind < 0 and above.heading and not OTHER_ORDER.search(above.foreign):
+            return above
+    return None
+
+
+class _Reading:
+    """Who each entry's label names, and what it states."""
+
+    def __init__(self, entries: list[Entry], names: Sequence[str]) -> None:
+        self._entries = entries
+        self._names = names
+        self._keys = self._read_keys()
+        self._shared: Entry | None = None
+
+    def statements(self) -> list[_Statement]:
+        """Every entry with a statement of its own, in the reply's order."""
+        stated = [entry for entry in self._entries if self._states(entry)]
+        stated = self._without_notes(stated)
+        self._close_last(stated)
+        self._check_loose(stated)
+        roots = [[above for above in entry.ancestors() if above.heading][-1:] for entry in stated]
+        if roots and roots[0] and all(root == roots[0] for root in roots):
+            # What is said of every entry tells none from another.
+            self._shared = roots[0][0]
+        signs = [self._is_antithesis(entry) for entry in stated]
+        named = [self._name(entry) for entry in stated]
+        self._settle_foreign(stated, signs, named)
+        statements = [
+            _Statement(entry, self._text(entry), name, sign) for entry, name, sign in zip(stated, named, signs, strict=True)
+        ]
+        for entry in self._entries:
+            if entry.claim is not None and entry.claim.names and not entry.lines and not entry.children:
+                raise UnusableReply(f"nothing stands behind the label of {self._names[entry.claim.names[0]]}")
+        return [statement for statement in statements if not _is_empty(statement.text)]
+
+    def _read_keys(self) -> dict[str, int]:
+        """Numbers and letters of the principles: those in their labels, or those before them."""
+        principles = [
+            entry
+            for entry in self._entries
+            if entry.claim is not None
+            and len(entry.claim.names) == 1
+            and (entry.claim.sign >= 0 or entry.claim.of_pair)
+            and not any(above.claim is not None and above.claim.sign < 0 for above in entry.ancestors())
+        ]
+        keys: dict[str, int] = {}
+        explicit = any(entry.claim is not None and entry.claim.keys for entry in principles)
+        for entry in principles:
+            assert entry.claim is not None
+            for key in entry.claim.keys if explicit else {entry.marker.rstrip("abcd") or entry.marker} - {""}:
+                if keys.setdefault(key, entry.claim.names[0]) != entry.claim.names[0]:
+                    keys[key] = -1
+        return {key: name for key, name in keys.items() if name >= 0}
+
+    def _states(self, entry: Entry) -> bool:
+        """Whether it holds a statement of its own rather than being a heading, or a part of another's statement."""
+        if entry.heading and not entry.lines:
+            return False
+        if entry.claim is None and not self._is_alias(entry):
+            if any(self._states(child) and child.claim is not None for child in entry.children):
+                return False
+            if self._belongs_to_parent(entry):
+                return False
+        elif entry.claim is not None and not entry.claim.names and not entry.claim.keys and entry.children and entry.heading:
+            return False
+        return bool(entry.lines or self._parts(entry))
+
+    def _belongs_to_parent(self, entry: Entry) -> bool:
+        """An inner bullet: no label that is understood, beneath an entry that is named."""
+        parent = entry.parent
+        if parent is None or parent.heading or parent.foreign and not parent.lines and parent.claim is None:
+            return False
+        if entry.foreign and not entry.nested:
+            return False
+        return parent.claim is not None or self._belongs_to_parent(parent)
+
+    def _is_alias(self, entry: Entry) -> bool:
+        """ "Casual" beneath "Formal vs. Casual"."""
+        claim = entry.parent.claim if entry.parent is not None else None
+        return claim is not None and bool(claim.against) and plain_label(entry.foreign) == claim.against
+
+    def _parts(self, entry: Entry) -> list[Entry]:
+        return [child for child in entry.children if child.claim is None and not self._is_alias(child) and self._belongs_to_parent(child)]
+
+    def _without_notes(self, stated: list[Entry]) -> list[Entry]:
+        """Without what stands before the first statement with a label, and without notes behind the last."""
+        places = [place for place, entry in enumerate(stated) if entry.claim is not None or _antithetic_heading(entry)]
+        if not places:
+            return [entry for entry in stated if entry.marker or entry.style not in ("bold", "bold!", "plain", "plain!")]
+        kept = []
+        for place, entry in enumerate(stated):
+            strange = entry.claim is None and not entry.marker
+            if strange and place < places[0] and entry.foreign:
                 continue
-            kind = below_antitheses or bool(ANTITHESIS.search(label))
-            entries.append(_Entry(*_own_label(label, text), kind))
-            open_entry = True
-        elif _is_heading(label or text):
-            below_antitheses, open_entry = bool(ANTITHESIS.search(label or text)), False
-        elif open_entry:
-            entries[-1].text = f"{entries[-1].text} {_clean(line)}".strip()
-    return entries
+            if strange and place > places[-1] - 1 and (NOTE.match(entry.foreign) or CLOSING.match(entry.foreign)):
+                continue
+            kept.append(entry)
+        return kept
+
+    def _close_last(self, stated: list[Entry]) -> None:
+        """Take lines that speak to the person from the end of the last statement."""
+        if not stated:
+            return
+        last = stated[-1]
+        for place in last.sudden:
+            if CLOSING.match(last.lines[place]) or NOTE.match(last.lines[place]):
+                del last.lines[place:]
+                return
+        if last.sudden and not any(entry.sudden for entry in stated[:-1]):
+            raise UnusableReply("a line behind the last statement may or may not be a part of it")
+
+    def _check_loose(self, stated: list[Entry]) -> None:
+        for entry in self._entries[: self._entries.index(stated[-1])] if stated else []:
+            for text in entry.loose:
+                if not text.endswith(":") and not NOTE.match(text):
+                    raise UnusableReply("text stands between its statements, and may or may not be a part of one")
+
+    def _is_antithesis(self, entry: Entry) -> bool:
+        claim = entry.claim
+        if self._is_alias(entry):
+            return True
+        if claim is not None and claim.doubly:
+            raise UnusableReply("a label speaks of the antithesis of a negation")
+        own = claim.sign if claim is not None and not claim.of_pair else 0
+        if claim is not None and claim.of_pair:
+            raise UnusableReply("a label speaks of a principle and its antithesis at once")
+        for above in entry.ancestors():
+            said = above.claim
+            if said is None or said.of_pair or said.sign == 0 or above is self._shared:
+                continue
+            if not said.names or not entry.nested and above is entry.parent:
+                if said.sign < 0 and not said.names and claim is not None and 2 in claim.negations:
+                    raise UnusableReply("an antithesis is labelled like a principle")
+                if not said.names:
+                    return own < 0 or said.sign < 0
+                continue
+            if said.sign < 0 and own != 0 and (claim is None or not claim.names):
+                raise UnusableReply("beneath the label of an antithesis stands another kind")
+            return own < 0 or said.sign < 0
+        return own < 0
+
+    def _name(self, entry: Entry) -> int | None:
+        claim = entry.claim
+        if claim is not None and len(claim.names) > 1:
+            raise UnusableReply("a label names two principles")
+        own = claim.names[0] if claim is not None and claim.names else None
+        claims = [one.claim for one in (entry, *entry.ancestors()) if one.claim is not None and not one.heading]
+        keys = next((claim.keys for claim in claims if claim.keys), frozenset())
+        tied = {self._keys[key] for key in keys if key in self._keys}
+        if len(tied) > 1 or (own is not None and tied - {own}):
+            raise UnusableReply("the number and the name in a label are of different principles")
+        above = next((above for above in entry.ancestors() if above.claim is not None and above.claim.names), None)
+        over = above.claim.names[0] if above is not None and above.claim is not None and len(above.claim.names) == 1 else None
+        if own is None and over is None and keys and not tied:
+            raise UnusableReply("the number of an antithesis is that of no principle")
+        if own is None and tied and over in (None, *tied):
+            own = tied.pop()
+        if own is None and (claim is not None or self._is_alias(entry)):
+            return over if over is not None else self._name_of_block(entry)
+        if own is not None and over is not None and over != own and entry.nested:
+            raise UnusableReply("a statement is labelled otherwise than what it stands beneath")
+        return own
+
+    def _name_of_block(self, entry: Entry) -> int | None:
+        """An unnumbered "Antithesis: …" on the line behind its principle, where empty lines set the pairs apart."""
+        siblings = entry.parent.children if entry.parent is not None else [one for one in self._entries if one.parent is None]
+        place = siblings.index(entry)
+        before = siblings[place - 1] if place > 0 else None
+        behind = siblings[place + 1] if place + 1 < len(siblings) else None
+        if before is None or entry.marker or entry.gap or not before.gap or (behind is not None and not behind.gap):
+            return None
+        claim = before.claim
+        return claim.names[0] if claim is not None and len(claim.names) == 1 and claim.sign >= 0 else None
+
+    def _settle_foreign(self, stated: list[Entry], antitheses: list[bool], named: list[int | None]) -> None:
+        """A label that is not understood is one if all like it have one; else it is the statement's beginning."""
+        asked = [
+            entry
+            for entry, antithesis in zip(stated, antitheses, strict=True)
+            if antithesis and (entry.claim is None or not entry.claim.names)
+        ]
+        labelled = [entry for entry in asked if entry.foreign]
+        if any(entry.doubtful for entry in labelled):
+            raise UnusableReply("the label of an antithesis does not name its principle")
+        if labelled and len(labelled) < len(asked):
+            raise UnusableReply("some of its antitheses have a label, some have none")
+
+    def _text(self, entry: Entry) -> str:
+        parts = list(entry.lines)
+        for part in self._parts(entry):
+            label = f"{part.foreign}: " if part.foreign else ""
+            if NOTE.match(label):
+                raise UnusableReply("a note stands between its statements")
+            parts.append(label + self._text(part))
+        return _clean(" ".join(parts))
 
 
-def _split(line: str) -> tuple[bool, str, str]:
-    """Whether the line is marked as an entry, its label ("" if it has none) and the text behind."""
-    match = MARKER.match(line)
-    assert match is not None
-    rest = match["rest"].strip()
-    emphasised = rest.startswith(("**", "__", "["))
-    rest = EMPHASIS.sub("", rest).strip()
-    labelled = LABELLED.match(rest)
-    marked = bool(match["marker"].strip()) or emphasised
-    if labelled is None:
-        return marked, "", rest
-    return marked, labelled["label"].strip("[]() "), _clean(labelled["text"])
-
-
-def _own_label(label: str, text: str) -> tuple[str, str]:
-    """The label behind a generic one: "Principle 1: [Concise]: Summaries …" is labelled "Concise"."""
-    inner = LABELLED.match(text)
-    if GENERIC.match(label) and inner is not None and len(inner["label"].split()) <= 4:
-        return inner["label"].strip("[]() "), _clean(inner["text"])
-    return label, text
-
-
-def _is_heading(text: str) -> bool:
-    """A line that names what comes: "Antitheses:", "## Principles", "Here are two antitheses:"."""
+def _is_empty(text: str) -> bool:
     return (
-        len(text.split()) <= 12 and re.search(r"\b(principles|anti-?thes[ei]s|definitions)\b", text, re.I) is not None
+        len(re.findall(r"\w+", text)) < LEAST_WORDS
+        or REFUSAL.match(text) is not None
+        or REFERENCE.fullmatch(text) is not None
+        or PLACEHOLDER.fullmatch(text) is not None
     )
 
 
 def _clean(text: str) -> str:
     """Without emphasis, quotes around the whole, and runs of white space."""
-    text = " ".join(EMPHASIS.sub("", text).split())
-    if len(text) > 1 and text[0] in '"“' and text[-1] in '"”':
-        text = text[1:-1].strip()
-    return text.removesuffix("*").strip()
+    text = " ".join(plain(text).split())
+    while len(text) > 1 and text[-1] in QUOTES.get(text[0], ""):
+        within = text[1:-1]
+        if text[0] in within or text[-1] in within.replace("n't", "").replace("'s", ""):
+            break
+        text = within.strip()
+    return text

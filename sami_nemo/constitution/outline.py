@@ -1,0 +1,329 @@
+"""A reply as an outline: entries with the label, the text and the place that each line gives them.
+
+Models number, bullet, embolden and bracket, put headings between and prose around, and nest entries by indents or by
+another style of marker. Tables and JSON are rewritten as nested lists first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from sami_nemo.constitution.labels import Claim, LabelReader
+from sami_nemo.constitution.structured import as_list
+
+END_TOKENS = re.compile(r"<\|[^|>\n]{1,30}\|>|</?s>|</?(?:end_of_turn|start_of_turn|eos|bos|answer|response|output)>")
+EMPHASIS_TAGS = re.compile(r"</?(?:b|strong|em|i|u)>", re.IGNORECASE)
+LINE_BREAKS = re.compile(r"<br\s*/?>", re.IGNORECASE)
+KEY_CAP = re.compile("(\\d)\ufe0f?\u20e3")
+CIRCLED = {ord(circled): f"{number}." for number, circled in enumerate("①②③④⑤⑥⑦⑧⑨", start=1)}
+
+RULE = re.compile(r"\s*(?:[-*_=~]\s*){3,}|\s*```.*|\s*~~~.*")
+EMPHASIS = re.compile(r"\*\*|__|`|(?<![\w*])\*(?=[^\s*])|(?<=[^\s*])\*(?![\w*])|(?<!\w)_(?=\S)|(?<=\S)_(?!\w)")
+EMPHASISED = re.compile(r"(\*\*\*|\*\*|__|\*|_|`|\[)(?P<within>.+?)(?:\]|\1)(?!\w)")
+HEADING = re.compile(r"(#{1,6})(?:\s+|(?=\D))")
+BULLET = re.compile(r"(?P<bullet>[*+\-]|[^\w\s\"'“”‘’«»„()\[\]{}<>*_`#.,;:!?…|$%&@~^=\\/]+)\s+")
+NUMBER = re.compile(
+    r"(?P<emphasis>[*_]{0,3})(?:no\.\s*|\#)?[(\[]?(?P<number>\d{1,2}(?:\.\d{1,2})*[a-d]?|[a-d]|i{1,3}|iv)"
+    r"(?:[.):\]]{1,2}(?:(?P=emphasis)(?=\s)|(?=[\s*\[A-Z\"“]))|(?<=\d)(?=\s+[A-Z*\[])|\s+[-–—](?=\s))\s*",
+    re.IGNORECASE,
+)
+SEPARATOR = re.compile(r"\s*[:：]\s*|\s+[-–—]{1,3}\s+|\s*—\s*|\s*(?:→|⇒|=>|->|⟶|➜)\s*|\s+[=|]\s+")
+LONGEST_LABEL = 90
+# Another entry on the same line begins behind a sentence, a number or a sign between the two.
+FURTHER_ENTRY = re.compile(
+    r"(?:(?<=[.!?\"”)*\]])\s+|\s+(?=\(?\d{1,2}[.)]\)?\s)|\s*[;|/⟷↔]\s+)(?=(?:\(?\d{1,2}[.)]\)?\s+)?[\[*_]{0,3}\w[^:.!?]{0,60}:)"
+)
+SENTENCE_END = re.compile(r"[.!?…][\"'”’)*_\]]*\s*$")
+FINITE_VERB = re.compile(r"\b(?:is|are|be|should|must|shall|will|can|may|has|have|do|does)\b", re.IGNORECASE)
+# Longer ones are more likely to be part of a statement: "Use bad manners at all times: interruptions, sarcasm".
+MOST_WORDS_OF_FOREIGN_LABEL = 3
+
+
+@dataclass(eq=False)
+class Entry:
+    """A label, its text and what stands beneath.
+
+    Args:
+        style: of its marker: "h2", "1", "-", "bold", "plain"; entries of one style are on one level.
+        marker: its number or letter, "" if it has none.
+        claim: what its label says; None: it has no label, or one that is not understood.
+        foreign: a label that is not understood.
+        doubtful: `foreign` may be the beginning of the statement.
+        alone: the label fills its line.
+        heading: it speaks of several entries.
+        gap: an empty line stands before.
+        nested: it is indented beneath its parent, or its parent has no text of its own.
+    """
+
+    style: str
+    indent: int
+    marker: str = ""
+    claim: Claim | None = None
+    foreign: str = ""
+    doubtful: bool = False
+    alone: bool = False
+    heading: bool = False
+    gap: bool = False
+    nested: bool = False
+    parent: Entry | None = None
+    children: list[Entry] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    sudden: list[int] = field(default_factory=list)
+    """Lines that begin a sentence at the margin, behind the end of another."""
+    loose: list[str] = field(default_factory=list)
+    """Paragraphs behind it that may or may not be its own."""
+
+    def ancestors(self) -> Iterator[Entry]:
+        entry = self.parent
+        while entry is not None:
+            yield entry
+            entry = entry.parent
+
+
+@dataclass(frozen=True)
+class _Line:
+    text: str
+    indent: int
+    gap: bool
+
+
+def read_outline(reply: str, reader: LabelReader) -> list[Entry]:
+    """The entries of a reply in its order, headings among them.
+
+    Raises:
+        ValueError: it holds JSON that is damaged.
+    """
+    outline = _Outline(reader)
+    for line in _lines(reply, reader):
+        outline.add(line)
+    return outline.entries
+
+
+def plain(text: str) -> str:
+    """Without emphasis."""
+    return EMPHASIS.sub("", text)
+
+
+def _lines(reply: str, reader: LabelReader) -> Iterator[_Line]:
+    text = KEY_CAP.sub(r"\1.", reply.translate(CIRCLED)).replace("\u00a0", " ")
+    text = EMPHASIS_TAGS.sub("**", LINE_BREAKS.sub("\n", END_TOKENS.sub("", text)))
+    gap = True
+    for raw in as_list(text).splitlines():
+        line = re.sub(r"^\s*(?:>\s?)+", "", raw.replace("\ufe0f", "")).expandtabs(4).rstrip().removesuffix("\\")
+        if not line.strip() or RULE.fullmatch(line):
+            gap = True
+            continue
+        indent = len(line) - len(line.lstrip())
+        pieces = _split(line.strip(), reader)
+        yield _Line(pieces[0], indent, gap)
+        for piece in pieces[1:]:
+            # Without a name of its own, a further entry on the line belongs to the first.
+            claim = read_head(_Line(piece, indent, False), reader).claim
+            named = NUMBER.match(piece) or (claim is not None and claim.names)
+            yield _Line(piece, indent if named else indent + 4, False)
+        gap = False
+
+
+def _split(line: str, reader: LabelReader) -> list[str]:
+    pieces, start = [], 0
+    for match in FURTHER_ENTRY.finditer(line):
+        if not re.search(r"\w{3}", line[start : match.start()]):
+            continue
+        head = read_head(_Line(line[match.end() :], 0, False), reader)
+        if head.claim is not None and not head.claim.plural and (head.claim.names or head.claim.kind) and head.lines:
+            pieces.append(line[start : match.start()].strip())
+            start = match.end()
+    return [*pieces, line[start:]]
+
+
+def read_head(line: _Line, reader: LabelReader) -> Entry:
+    """An entry as its first line gives it; style "text" if nothing marks or labels it."""
+    rest, style, marker = line.text, "", ""
+    if heading := HEADING.match(rest):
+        rest, style = rest[heading.end() :].rstrip("# "), f"h{len(heading[1])}"
+    for _ in range(2):
+        if bullet := BULLET.match(rest):
+            rest, style = rest[bullet.end() :], style or bullet["bullet"]
+        elif (number := NUMBER.match(rest)) and not marker:
+            marker = number["number"].lower()
+            closed = rest[number.start() : number.end()].count(number["emphasis"]) > 1
+            rest = ("" if closed else number["emphasis"]) + rest[number.end() :]
+            kind = "1" + "." * marker.count(".") if marker[0].isdigit() else "a" if marker in "abcd" else "i"
+            style = style if style.startswith("h") else kind
+    entry = Entry(style, line.indent, marker, gap=line.gap)
+    _read_label(entry, rest.strip(), reader)
+    if not entry.style:
+        emphasised = EMPHASISED.match(rest) is not None
+        found = entry.claim is not None or entry.foreign
+        entry.style = ("bold" if emphasised else "plain") if found else "text"
+        entry.style += "!" * (entry.alone and entry.style != "text")
+    return entry
+
+
+def _read_label(entry: Entry, rest: str, reader: LabelReader) -> None:
+    emphasised = EMPHASISED.match(rest)
+    first = plain(emphasised["within"]).strip() if emphasised else ""
+    text = plain(rest).strip()
+    is_line = bool(entry.style.startswith("h") or (emphasised and len(plain(emphasised["within"])) >= len(text.rstrip(" :."))))
+    entry.claim, text = _understood(text, reader, bool(entry.style) or is_line)
+    if entry.claim is None and first and (claim := reader.read(first.strip(" :."))) is not None and not is_line:
+        entry.claim, text = claim, plain(rest[emphasised.end() :] if emphasised else "").lstrip(" :-–—")
+    if entry.claim is not None and not text:
+        entry.alone = True
+        entry.heading = entry.claim.plural and not entry.claim.keys
+        return
+    if entry.claim is None and (is_line or text.endswith((":", "："))):
+        _read_heading(entry, text, reader, is_line)
+        if entry.alone:
+            return
+    if entry.claim is None or not entry.claim.names:
+        text = _read_foreign(entry, text, first, is_line)
+    entry.lines = [text] if text else []
+
+
+def _understood(text: str, reader: LabelReader, marked: bool) -> tuple[Claim | None, str]:
+    """What the labels at the beginning say, one behind another, and the text behind them."""
+    claim: Claim | None = None
+    while separator := _separator(text):
+        found = reader.read(text[: separator.start()])
+        if found is None or (claim is not None and claim.names and not found.exact):
+            break
+        claim = found if claim is None else claim.and_(found)
+        text = text[separator.end() :].strip()
+    whole = reader.read(text.rstrip(" :：.")) if text else None
+    if whole is not None and len(text) <= LONGEST_LABEL and (whole.exact or text.endswith((":", "："))):
+        return (whole if claim is None else claim.and_(whole)), ""
+    if claim is None and marked and (stop := re.match(r"([^.:]{1,40})\.\s+(?=\S)", text)):
+        found = reader.read(stop[1])
+        if found is not None and found.exact and found.names:
+            return found, text[stop.end() :]
+    return claim, text
+
+
+def _separator(text: str) -> re.Match[str] | None:
+    """The first outside of brackets."""
+    for match in SEPARATOR.finditer(text[: LONGEST_LABEL + 3]):
+        before = text[: match.start()]
+        if before and before.count("(") == before.count(")") and before.count("[") == before.count("]"):
+            return match
+    return None
+
+
+def _read_heading(entry: Entry, text: str, reader: LabelReader, is_line: bool) -> None:
+    """A line such as "Now the antitheses:", or a heading whose words are not understood."""
+    claim = reader.read(text, within_sentence=True)
+    short = len(text.split()) <= 8 and not SENTENCE_END.search(text)
+    if claim is not None and (claim.kind or claim.plural) and (short or text.endswith((":", "："))):
+        several = claim.plural or claim.kind > 0
+        entry.claim = replace(claim, names=() if claim.kind >= 0 else claim.names, against="", negations=frozenset())
+        entry.alone, entry.heading = True, several or not claim.names
+    elif (is_line and short) or (entry.style and len(text.split()) <= 4):
+        entry.foreign, entry.alone = text.strip(" :"), True
+
+
+def _read_foreign(entry: Entry, text: str, first: str, is_line: bool) -> str:
+    """Notes a label that is not understood; returns the text behind it."""
+    separator = _separator(text)
+    label, behind = (text[: separator.start()], text[separator.end() :]) if separator else ("", text)
+    words = len(label.split())
+    if label and first and not is_line and label.strip(" []") == first.strip(" :[]") and words <= 6:
+        entry.foreign = label
+        return behind
+    if first and not is_line and len(first.split()) <= 4 and text.startswith(first) and first.endswith((":", ".")):
+        entry.foreign = first.strip(" :.")
+        return text[len(first) :].strip()
+    if not label and text and len(text.split()) <= 3 and not SENTENCE_END.search(text) and (entry.style or entry.claim):
+        entry.foreign, entry.alone = text, True
+        return ""
+    if not label or not behind or FINITE_VERB.search(label) or not label[0].isupper() or words > 5:
+        return text
+    capital = behind[0].isupper() or behind[0] in "\"“"
+    if words > MOST_WORDS_OF_FOREIGN_LABEL and not capital:
+        return text
+    if words > 2 and not capital:
+        return text
+    entry.foreign = label
+    entry.doubtful = words > MOST_WORDS_OF_FOREIGN_LABEL or not capital
+    return behind
+
+
+class _Outline:
+    def __init__(self, reader: LabelReader) -> None:
+        self.entries: list[Entry] = []
+        self._reader = reader
+        self._stack: list[Entry] = []
+
+    def add(self, line: _Line) -> None:
+        entry = read_head(line, self._reader)
+        last = self.entries[-1] if self.entries else None
+        unlabelled = entry.claim is None and entry.style in ("text", "plain", "plain!")
+        if unlabelled and not (entry.style == "plain" and self._is_entry(entry, last)):
+            self._continue(last, line)
+            return
+        if last is not None and last.alone and not last.lines and _is_kind(last):
+            # "Antithesis:" above entries is a heading, above a text its label.
+            if not any(above.claim is not None and above.claim.names for above in last.ancestors()):
+                last.heading = True
+        self._place(entry)
+        self.entries.append(entry)
+
+    def _is_entry(self, entry: Entry, last: Entry | None) -> bool:
+        """Whether an unmarked line with a foreign label stands for itself: behind a whole sentence, and not wrapped."""
+        if last is None or (entry.indent > last.indent and not entry.gap):
+            return False
+        return bool(last.lines) and bool(SENTENCE_END.search(last.lines[-1]))
+
+    def _continue(self, last: Entry | None, line: _Line) -> None:
+        text = plain(line.text).strip()
+        if last is None or last.heading:
+            return
+        if last.loose or (line.gap and last.lines and line.indent < last.indent + 2):
+            last.loose.append(text)
+            return
+        if last.lines and line.indent <= last.indent and SENTENCE_END.search(last.lines[-1]):
+            last.sudden.append(len(last.lines))
+        last.lines.append(text)
+
+    def _place(self, entry: Entry) -> None:
+        stack = self._stack
+        owner = _unsaid(stack) if _is_kind(entry) and not entry.heading else None
+        if entry.heading and not entry.marker and owner is None and entry.indent < 2:
+            level = entry.style if entry.style.startswith("h") else "h0"
+            stack[:] = [above for above in stack if above.style.startswith("h") and above.style < level and not above.heading]
+        elif owner is not None:
+            del stack[stack.index(owner) + 1 :]
+        else:
+            while stack and stack[-1].indent >= entry.indent + 2 and not stack[-1].heading:
+                stack.pop()
+            same = [above for above in stack if _same_level(above, entry)]
+            if same:
+                del stack[stack.index(same[-1]) :]
+        if stack:
+            entry.parent = stack[-1]
+            entry.nested = entry.indent >= stack[-1].indent + 2 or not stack[-1].lines
+            stack[-1].children.append(entry)
+        stack.append(entry)
+
+
+def _same_level(above: Entry, entry: Entry) -> bool:
+    if entry.style.startswith("h"):
+        return not (above.style.startswith("h") and above.style < entry.style) and not (
+            above.heading and not above.style.startswith("h")
+        )
+    return above.style == entry.style and abs(above.indent - entry.indent) < 2 and not (above.heading and not above.marker)
+
+
+def _is_kind(entry: Entry) -> bool:
+    """Says no more than "principle", "antithesis" or "definition"."""
+    claim = entry.claim
+    return claim is not None and not claim.names and not claim.keys and (claim.kind != 0 or claim.neutral)
+
+
+def _unsaid(stack: list[Entry]) -> Entry | None:
+    """The named label without a text of its own that the kinds beneath it belong to."""
+    for above in reversed(stack):
+        if above.claim is not None and len(above.claim.names) == 1:
+            return None if above.lines else above
+    return None
