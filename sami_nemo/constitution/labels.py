@@ -42,6 +42,8 @@ SENTENCE = set(
 )
 LINKS = {"of", "to", "for", "de", "du", "von", "del", "di"}
 ORDINALS = {"one": "1", "first": "1", "1st": "1", "i": "1", "two": "2", "second": "2", "2nd": "2", "ii": "2"}
+BRACKET = re.compile(r"\(([^()]*)\)")
+MOST_WORDS_BEFORE_BRACKET = 4
 PARTS = re.compile(r"[()\[\]{}:,;/|→⇒=]|\s[-–]+\s|—|–")
 AGAINST = re.compile(r"\s(?:vs\.?|versus)\s|\s*(?:⟷|↔|<->|<=>)\s*", re.IGNORECASE)
 HYPHENATED = re.compile(r"\b(?:un|in|im|ir|il|dis|non|anti)[-\u2010\u2011](?=\w)")
@@ -117,10 +119,18 @@ class LabelReader:
             left, right = (self.read(side, within_sentence) for side in sides)
             if left is not None and left.names:
                 return left.and_(Claim(right.names if right else (), against=plain_label(sides[1])))
-        found = [claim for part in PARTS.split(label) if (claim := self._read_part(part, within_sentence)) is not None]
+        # A bracket may hold what is not understood, and what is may stand in a bracket alone: "Verbose (not concise)".
+        brackets = BRACKET.findall(label)
+        outside = [part for part in PARTS.split(BRACKET.sub(" ", label)) if part.strip()]
+        found = [self._read_part(part, within_sentence) for part in outside]
+        within = [claim for part in brackets if (claim := self._read_part(part, within_sentence)) is not None]
+        if not all(found):
+            if any(found) or not within or len(" ".join(outside).split()) > MOST_WORDS_BEFORE_BRACKET:
+                return None
+            found = []
         whole = Claim()
-        for claim in found:
-            whole = whole.and_(claim)
+        for claim in [*found, *within]:
+            whole = whole.and_(claim or Claim())
         return whole if whole.names or whole.kind or whole.plural or whole.neutral else None
 
     def _read_part(self, part: str, within_sentence: bool) -> Claim | None:

@@ -48,6 +48,7 @@ class Entry:
     Args:
         style: of its marker: "h2", "1", "-", "bold", "plain"; entries of one style are on one level.
         marker: its number or letter, "" if it has none.
+        whole: its first line, without its marker.
         claim: what its label says; None: it has no label, or one that is not understood.
         foreign: a label that is not understood.
         doubtful: `foreign` may be the beginning of the statement.
@@ -60,6 +61,7 @@ class Entry:
     style: str
     indent: int
     marker: str = ""
+    whole: str = ""
     claim: Claim | None = None
     foreign: str = ""
     doubtful: bool = False
@@ -129,11 +131,12 @@ def _lines(reply: str, reader: LabelReader) -> Iterator[_Line]:
 def _split(line: str, reader: LabelReader) -> list[str]:
     pieces, start = [], 0
     for match in FURTHER_ENTRY.finditer(line):
-        if not re.search(r"\w{3}", line[start : match.start()]):
+        before = line[start : match.start()]
+        if not re.search(r"\w{3}", before) or NUMBER.fullmatch(f"{before} "):
             continue
         head = read_head(_Line(line[match.end() :], 0, False), reader)
         if head.claim is not None and not head.claim.plural and (head.claim.names or head.claim.kind) and head.lines:
-            pieces.append(line[start : match.start()].strip())
+            pieces.append(before.strip())
             start = match.end()
     return [*pieces, line[start:]]
 
@@ -165,7 +168,7 @@ def read_head(line: _Line, reader: LabelReader) -> Entry:
 def _read_label(entry: Entry, rest: str, reader: LabelReader) -> None:
     emphasised = EMPHASISED.match(rest)
     first = plain(emphasised["within"]).strip() if emphasised else ""
-    text = plain(rest).strip()
+    text = entry.whole = plain(rest).strip()
     is_line = bool(entry.style.startswith("h") or (emphasised and len(plain(emphasised["within"])) >= len(text.rstrip(" :."))))
     entry.claim, text = _understood(text, reader, bool(entry.style) or is_line)
     if entry.claim is None and first and (claim := reader.read(first.strip(" :."))) is not None and not is_line:
@@ -263,11 +266,21 @@ class _Outline:
             self._continue(last, line)
             return
         if last is not None and last.alone and not last.lines and _is_kind(last):
-            # "Antithesis:" above entries is a heading, above a text its label.
-            if not any(above.claim is not None and above.claim.names for above in last.ancestors()):
-                last.heading = True
+            self._make_heading(last, entry)
         self._place(entry)
         self.entries.append(entry)
+
+    def _make_heading(self, last: Entry, entry: Entry) -> None:
+        """ "Antithesis:" is a heading above entries that cannot stand beneath it otherwise, else the label of a text."""
+        above = list(last.ancestors())
+        named = entry.claim is not None and bool(entry.claim.names)
+        if (last.nested and any(one.claim is not None and one.claim.names for one in above)) or last.heading:
+            return
+        if named or any(_same_level(one, entry) for one in above):
+            last.heading = True
+            if last.parent is not None and not last.nested:
+                last.parent.children.remove(last)
+                last.parent, self._stack[:] = None, [last]
 
     def _is_entry(self, entry: Entry, last: Entry | None) -> bool:
         """Whether an unmarked line with a foreign label stands for itself: behind a whole sentence, and not wrapped."""

@@ -133,7 +133,7 @@ def _place_unnamed(statements: list[_Statement], names: Sequence[str]) -> None:
 def _antithetic_heading(entry: Entry) -> Entry | None:
     """The heading for the antitheses that an entry without a name stands under."""
     for above in entry.ancestors():
-        if above.claim is not None and above.claim.kind < 0 and above.heading and not OTHER_ORDER.search(above.foreign):
+        if above.claim is not None and above.claim.kind < 0 and above.heading and not OTHER_ORDER.search(above.whole):
             return above
     return None
 
@@ -323,10 +323,11 @@ class _Reading:
     def _text(self, entry: Entry) -> str:
         parts = list(entry.lines)
         for part in self._parts(entry):
-            label = f"{part.foreign}: " if part.foreign else ""
-            if NOTE.match(label):
+            if NOTE.match(part.whole):
                 raise UnusableReply("a note stands between its statements")
-            parts.append(label + self._text(part))
+            # A label that is not understood is a part of the text here.
+            own = Entry("", 0, lines=[part.whole, *part.lines[0 if part.alone else 1 :]], children=part.children)
+            parts.append(self._text(own))
         return _clean(" ".join(parts))
 
 
@@ -344,6 +345,8 @@ def _clean(text: str) -> str:
     text = " ".join(plain(text).split())
     while len(text) > 1 and text[-1] in QUOTES.get(text[0], ""):
         within = text[1:-1]
+        if text[0] == "[" and not SENTENCE_END.search(within):
+            break
         if text[0] in within or text[-1] in within.replace("n't", "").replace("'s", ""):
             break
         text = within.strip()
