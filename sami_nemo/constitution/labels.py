@@ -32,14 +32,15 @@ NEGATIONS = {"not", "non", "anti", "never", "no", "lack", "lacks", "lacking", "w
 CONTRACTED = re.compile(r"(?:is|are|should|must|do|does|shall|need|wo|ca)n['’]?t")
 # They add nothing to what a label says.
 ARTICLES = {"the", "a", "an", "and", "its", "their", "each"}
-NEUTRAL = set(
-    "definition definitions description meaning prompt prompts statement statements constitution part section name title "
-    "label text content value trait".split()
-)
-SENTENCE = set(
-    "be being is are should must shall will response responses reply replies answer answers summary summaries "
-    "assistant ai model output it reddit posts".split()
-)
+NEUTRAL = {
+    *("definition", "definitions", "description", "meaning", "prompt", "prompts", "statement", "statements"),
+    *("constitution", "part", "section", "name", "title", "label", "text", "content", "value", "trait", "pair"),
+    "set",
+}
+SENTENCE = {
+    *("be", "being", "is", "are", "should", "must", "shall", "will", "response", "responses", "reply", "replies"),
+    *("answer", "answers", "summary", "summaries", "assistant", "ai", "model", "output", "it", "reddit", "posts"),
+}
 LINKS = {"of", "to", "for", "de", "du", "von", "del", "di"}
 ORDINALS = {"one": "1", "first": "1", "1st": "1", "i": "1", "two": "2", "second": "2", "2nd": "2", "ii": "2"}
 BRACKET = re.compile(r"\(([^()]*)\)")
@@ -151,7 +152,9 @@ class LabelReader:
             elif said is not None:
                 if negated and said.kind > 0:
                     said, negated = replace(said, kind=-1), 0
-                both |= claim.kind * said.kind < 0 and not linked and bool({"and", "with", "their"} & set(words[:position]))
+                both |= (
+                    claim.kind * said.kind < 0 and not linked and bool({"and", "with", "their"} & set(words[:position]))
+                )
                 claim = claim.and_(said)
             elif claim.kind and _key(word, last=position == len(words) - 1) and _ties(before):
                 claim = claim.and_(Claim(keys=frozenset({_key(word, last=True)})))

@@ -36,9 +36,14 @@ FURTHER_ENTRY = re.compile(
     r"(?:(?<=[.!?\"”)*\]])\s+|\s+(?=\(?\d{1,2}[.)]\)?\s)|\s*[;|/⟷↔]\s+)(?=(?:\(?\d{1,2}[.)]\)?\s+)?[\[*_]{0,3}\w[^:.!?]{0,60}:)"
 )
 SENTENCE_END = re.compile(r"[.!?…][\"'”’)*_\]]*\s*$")
+# "And now for the antitheses." is a heading, though it ends like a sentence.
+LEAD_IN = re.compile(
+    r"(?:and|so|then|next|now|here|below|finally|for contrast|in contrast|conversely|as for)\b.{0,80}$", re.I
+)
 FINITE_VERB = re.compile(r"\b(?:is|are|be|should|must|shall|will|can|may|has|have|do|does)\b", re.IGNORECASE)
-# Longer ones are more likely to be part of a statement: "Use bad manners at all times: interruptions, sarcasm".
-MOST_WORDS_OF_FOREIGN_LABEL = 3
+# In words, of a label that is not understood. "Use bad manners at all times: interruptions, sarcasm" has none.
+LONGEST_SURE_LABEL = 3
+LONGEST_DOUBTFUL_LABEL = 5
 
 
 @dataclass(eq=False)
@@ -74,6 +79,10 @@ class Entry:
     lines: list[str] = field(default_factory=list)
     sudden: list[int] = field(default_factory=list)
     """Lines that begin a sentence at the margin, behind the end of another."""
+    had_room: bool = False
+    """One of these lines was not begun for want of room."""
+    wrapped: bool = False
+    """A line goes on with the sentence of another."""
     loose: list[str] = field(default_factory=list)
     """Paragraphs behind it that may or may not be its own."""
 
@@ -97,8 +106,9 @@ def read_outline(reply: str, reader: LabelReader) -> list[Entry]:
     Raises:
         ValueError: it holds JSON that is damaged.
     """
-    outline = _Outline(reader)
-    for line in _lines(reply, reader):
+    lines = list(_lines(reply, reader))
+    outline = _Outline(reader, max((line.indent + len(line.text) for line in lines), default=0))
+    for line in lines:
         outline.add(line)
     return outline.entries
 
@@ -169,7 +179,9 @@ def _read_label(entry: Entry, rest: str, reader: LabelReader) -> None:
     emphasised = EMPHASISED.match(rest)
     first = plain(emphasised["within"]).strip() if emphasised else ""
     text = entry.whole = plain(rest).strip()
-    is_line = bool(entry.style.startswith("h") or (emphasised and len(plain(emphasised["within"])) >= len(text.rstrip(" :."))))
+    is_line = bool(
+        entry.style.startswith("h") or (emphasised and len(plain(emphasised["within"])) >= len(text.rstrip(" :.")))
+    )
     entry.claim, text = _understood(text, reader, bool(entry.style) or is_line)
     if entry.claim is None and first and (claim := reader.read(first.strip(" :."))) is not None and not is_line:
         entry.claim, text = claim, plain(rest[emphasised.end() :] if emphasised else "").lstrip(" :-–—")
@@ -177,7 +189,7 @@ def _read_label(entry: Entry, rest: str, reader: LabelReader) -> None:
         entry.alone = True
         entry.heading = entry.claim.plural and not entry.claim.keys
         return
-    if entry.claim is None and (is_line or text.endswith((":", "："))):
+    if entry.claim is None and (is_line or text.endswith((":", "：")) or (entry.gap and LEAD_IN.match(text))):
         _read_heading(entry, text, reader, is_line)
         if entry.alone:
             return
@@ -191,7 +203,7 @@ def _understood(text: str, reader: LabelReader, marked: bool) -> tuple[Claim | N
     claim: Claim | None = None
     while separator := _separator(text):
         found = reader.read(text[: separator.start()])
-        if found is None or (claim is not None and claim.names and not found.exact):
+        if found is None or (claim is not None and claim.names and not _goes_on(found, separator)):
             break
         claim = found if claim is None else claim.and_(found)
         text = text[separator.end() :].strip()
@@ -203,6 +215,12 @@ def _understood(text: str, reader: LabelReader, marked: bool) -> tuple[Claim | N
         if found is not None and found.exact and found.names:
             return found, text[stop.end() :]
     return claim, text
+
+
+def _goes_on(found: Claim, separator: re.Match[str]) -> bool:
+    """Whether what follows a name is a label too: "Helpful: Principle: …", not "Honest: Honest - always - and …"."""
+    said = found.kind != 0 or found.sign < 0 or (found.neutral and not found.names)
+    return found.exact and said and separator.group().strip() in (":", "：")
 
 
 def _separator(text: str) -> re.Match[str] | None:
@@ -218,7 +236,11 @@ def _read_heading(entry: Entry, text: str, reader: LabelReader, is_line: bool) -
     """A line such as "Now the antitheses:", or a heading whose words are not understood."""
     claim = reader.read(text, within_sentence=True)
     short = len(text.split()) <= 8 and not SENTENCE_END.search(text)
-    if claim is not None and (claim.kind or claim.plural) and (short or text.endswith((":", "："))):
+    if (
+        claim is not None
+        and (claim.kind or claim.plural)
+        and (short or text.endswith((":", "：")) or LEAD_IN.match(text))
+    ):
         several = claim.plural or claim.kind > 0
         entry.claim = replace(claim, names=() if claim.kind >= 0 else claim.names, against="", negations=frozenset())
         entry.alone, entry.heading = True, several or not claim.names
@@ -240,21 +262,23 @@ def _read_foreign(entry: Entry, text: str, first: str, is_line: bool) -> str:
     if not label and text and len(text.split()) <= 3 and not SENTENCE_END.search(text) and (entry.style or entry.claim):
         entry.foreign, entry.alone = text, True
         return ""
-    if not label or not behind or FINITE_VERB.search(label) or not label[0].isupper() or words > 5:
+    if not label or not behind or FINITE_VERB.search(label) or words > LONGEST_DOUBTFUL_LABEL:
         return text
-    capital = behind[0].isupper() or behind[0] in "\"“"
-    if words > MOST_WORDS_OF_FOREIGN_LABEL and not capital:
+    bracketed = label.startswith("[") and label.endswith("]")
+    # Behind a label a statement begins; within a statement it goes on.
+    begins = behind[0].isupper() or behind[0] in '"“['
+    if not bracketed and not begins and words > 2:
         return text
-    if words > 2 and not capital:
-        return text
-    entry.foreign = label
-    entry.doubtful = words > MOST_WORDS_OF_FOREIGN_LABEL or not capital
+    entry.foreign = label.strip("[] ")
+    entry.doubtful = not bracketed and (words > LONGEST_SURE_LABEL or not begins)
     return behind
 
 
 class _Outline:
-    def __init__(self, reader: LabelReader) -> None:
+    def __init__(self, reader: LabelReader, width: int) -> None:
         self.entries: list[Entry] = []
+        self._width = width
+        self._length = 0
         self._reader = reader
         self._stack: list[Entry] = []
 
@@ -264,7 +288,9 @@ class _Outline:
         unlabelled = entry.claim is None and entry.style in ("text", "plain", "plain!")
         if unlabelled and not (entry.style == "plain" and self._is_entry(entry, last)):
             self._continue(last, line)
+            self._length = line.indent + len(line.text)
             return
+        self._length = line.indent + len(line.text)
         if last is not None and last.alone and not last.lines and _is_kind(last):
             self._make_heading(last, entry)
         self._place(entry)
@@ -297,6 +323,10 @@ class _Outline:
             return
         if last.lines and line.indent <= last.indent and SENTENCE_END.search(last.lines[-1]):
             last.sudden.append(len(last.lines))
+            # Where lines are broken at a width, the next word had no room.
+            last.had_room |= self._length + 1 + len(text.split()[0]) <= self._width
+        elif last.lines:
+            last.wrapped = True
         last.lines.append(text)
 
     def _place(self, entry: Entry) -> None:
@@ -304,7 +334,9 @@ class _Outline:
         owner = _unsaid(stack) if _is_kind(entry) and not entry.heading else None
         if entry.heading and not entry.marker and owner is None and entry.indent < 2:
             level = entry.style if entry.style.startswith("h") else "h0"
-            stack[:] = [above for above in stack if above.style.startswith("h") and above.style < level and not above.heading]
+            stack[:] = [
+                above for above in stack if above.style.startswith("h") and above.style < level and not above.heading
+            ]
         elif owner is not None:
             del stack[stack.index(owner) + 1 :]
         else:
@@ -325,7 +357,9 @@ def _same_level(above: Entry, entry: Entry) -> bool:
         return not (above.style.startswith("h") and above.style < entry.style) and not (
             above.heading and not above.style.startswith("h")
         )
-    return above.style == entry.style and abs(above.indent - entry.indent) < 2 and not (above.heading and not above.marker)
+    return (
+        above.style == entry.style and abs(above.indent - entry.indent) < 2 and not (above.heading and not above.marker)
+    )
 
 
 def _is_kind(entry: Entry) -> bool:

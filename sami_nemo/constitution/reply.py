@@ -12,40 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sami_nemo.constitution.labels import LabelReader, plain_label
-from sami_nemo.constitution.outline import SENTENCE_END, Entry, plain, read_outline
+from sami_nemo.constitution.outline import Entry, read_outline
+from sami_nemo.constitution.statements import ANTITHESIS_LINE, CLOSING, NOTE, NOTE_LINE, clean, is_cut, is_empty
 from sami_nemo.thinking import without_thinking
 
-# A statement shorter than this tells a model nothing.
-LEAST_WORDS = 3
-# Statements that hold none.
-REFUSAL = re.compile(
-    r"(?:(?:i['’]?m\s+)?sorry\b|i(?:['’]m|\s+am)\s+(?:unable|not\s+able)\b"
-    r"|(?:i|we)\s+(?:cannot|can\s*not|can['’]t|will\s+not|won['’]t|would\s+rather\s+not|must\s+decline|decline|refuse)\s+(?:to\s+)?"
-    r"(?:provide|write|give|offer|help\s+with|assist\s+with|create|produce|generate|supply|include|define|do|state|answer|fulfil)"
-    r"|(?:not\s+(?:applicable|available|provided)|none|omitted|withheld|n/?a|tb[da]|to\s+be\s+\w+|redacted|placeholder)\b)",
-    re.IGNORECASE,
-)
-REFERENCE = re.compile(
-    r"(?:see|same\s+as|(?:the\s+)?(?:exact\s+|very\s+|direct\s+|complete\s+)?(?:opposite|contrary|reverse|antithesis|inverse|negation)"
-    r"\s+(?:of|to))\s+(?:the\s+)?(?:above|below|\(?\d\)?|(?:first|second)|principle|number|this|that|it\b).{0,30}",
-    re.IGNORECASE,
-)
-PLACEHOLDER = re.compile(r"\W*(?:\[[^\]]*\]|<[^>]*>|\{[^}]*\})\W*")
-NOTE = re.compile(
-    r"\W*(?:(?:please\s+)?(?:a\s+|final\s+|important\s+)?notes?|n\.?\s?b|p\.?\s?s|explanations?|rationale|remarks?|comments?"
-    r"|disclaimer|caveats?|usage|reminder|tips?|important|warning|why|reason(?:ing)?|examples?|e\.g)\b",
-    re.IGNORECASE,
-)
-# A line that speaks to the person who asked, close behind the last statement.
-CLOSING = re.compile(
-    r"\W*(?:let me know|i hope|hope (?:this|that|these)|feel free|please|would you|do (?:you|these)|does (?:this|that)"
-    r"|shall i|if you|is there|happy to|good luck|these (?:principles|antitheses|definitions|statements|four|pairs|can|are)"
-    r"|the(?:se)? (?:antitheses|pairs|four|above)|thank|together|this constitution|i can also|as you)\b",
-    re.IGNORECASE,
-)
 # "Antitheses, in reverse order": then their places tell nothing.
-OTHER_ORDER = re.compile(r"(?<!same )(?<!that )(?<!this )\border\b|\b(?:swapped|crossed|respectively reversed)\b", re.IGNORECASE)
-QUOTES = {'"': '"', "“": "””", "”": "”", "„": "“”", "«": "»", "‘": "’", "'": "'", "[": "]"}
+OTHER_ORDER = re.compile(
+    r"(?<!same )(?<!that )(?<!this )\border\b(?! to\b)|\b(?:swapped|crossed|respectively reversed)\b", re.IGNORECASE
+)
 
 
 class UnusableReply(Exception):
@@ -91,23 +65,39 @@ def parse_reply(reply: str, names: Sequence[str], finish_reason: str | None = No
         entries = read_outline(before[len(before.rstrip(" \t")) :] + answer, LabelReader(names))
     except ValueError:
         raise UnusableReply("its JSON is damaged") from None
-    statements = _Reading(entries, names).statements()
+    reading = _Reading(entries, names)
+    statements = reading.statements()
+    if finish_reason != "stop" and is_cut([statement.text for statement in statements]):
+        raise UnusableReply("its last statement ends within a sentence")
     texts = [statement.text.lower() for statement in statements]
     if len(set(texts)) < len(texts):
         raise UnusableReply("it says the same twice")
     for kind, antithesis in (("principles", False), ("antitheses", True)):
         found = sum(statement.antithesis == antithesis for statement in statements)
         if found != len(names):
-            raise UnusableReply(f"it has {found} labelled {kind} where {len(names)} are needed")
-    _place_unnamed(statements, names)
+            raise UnusableReply(f"it has {found} labelled {kind} where {len(names)} are needed{_strangers(statements)}")
+    if (empty := reading.empty_name()) is not None:
+        raise UnusableReply(f"nothing stands behind a label of {empty}")
+    _place_unnamed(statements, names, reading.keys, any_order=OTHER_ORDER.search(answer) is not None)
     slots = {(statement.name, statement.antithesis): statement.text for statement in statements}
     if len(slots) < len(statements):
         raise UnusableReply("two of its labels say the same")
     return tuple(Pair(name, slots[number, False], slots[number, True]) for number, name in enumerate(names))
 
 
-def _place_unnamed(statements: list[_Statement], names: Sequence[str]) -> None:
-    """Under a heading for the antitheses those without a name go by their place among the principles."""
+def _strangers(statements: list[_Statement]) -> str:
+    """Labels that name no principle, for the writer to see."""
+    labels = [statement.entry.foreign for statement in statements if statement.name is None and statement.entry.foreign]
+    return f", and labels that name none of the principles: {', '.join(labels)}" if labels else ""
+
+
+def _place_unnamed(statements: list[_Statement], names: Sequence[str], keys: dict[str, int], any_order: bool) -> None:
+    """Under a heading for the antitheses those without a name go by their place among the principles.
+
+    Args:
+        keys: numbers and letters of the principles; one before an antithesis may not speak for another place.
+        any_order: the reply speaks of another order.
+    """
     unnamed = [statement for statement in statements if statement.name is None]
     if not unnamed:
         return
@@ -121,19 +111,21 @@ def _place_unnamed(statements: list[_Statement], names: Sequence[str]) -> None:
     heading = headings[0]
     said = heading.claim.names if heading is not None and heading.claim is not None else ()
     markers = [statement.entry.marker for statement in unnamed]
-    if markers != sorted(markers) or (len(said) > 1 and list(said) != order) or len(said) == 1:
+    if any_order or markers != sorted(markers) or (len(said) > 1 and list(said) != order) or len(said) == 1:
         raise UnusableReply("its antitheses do not say which principle each belongs to")
     left = [name for name in order if name not in named]
     if len(left) != len(unnamed) or None in left:
         raise UnusableReply("its antitheses do not say which principle each belongs to")
     for statement, name in zip(unnamed, left, strict=True):
+        if keys.get(statement.entry.marker, name) != name:
+            raise UnusableReply("the numbers of its antitheses and their places are of different principles")
         statement.name = name
 
 
 def _antithetic_heading(entry: Entry) -> Entry | None:
     """The heading for the antitheses that an entry without a name stands under."""
     for above in entry.ancestors():
-        if above.claim is not None and above.claim.kind < 0 and above.heading and not OTHER_ORDER.search(above.whole):
+        if above.claim is not None and above.claim.kind < 0 and above.heading:
             return above
     return None
 
@@ -144,29 +136,33 @@ class _Reading:
     def __init__(self, entries: list[Entry], names: Sequence[str]) -> None:
         self._entries = entries
         self._names = names
-        self._keys = self._read_keys()
+        self.keys = self._read_keys()
         self._shared: Entry | None = None
 
     def statements(self) -> list[_Statement]:
         """Every entry with a statement of its own, in the reply's order."""
-        stated = [entry for entry in self._entries if self._states(entry)]
-        stated = self._without_notes(stated)
-        self._close_last(stated)
+        stated = self._without_notes([entry for entry in self._entries if self._states(entry)])
+        self._check_breaks(stated)
         self._check_loose(stated)
         roots = [[above for above in entry.ancestors() if above.heading][-1:] for entry in stated]
-        if roots and roots[0] and all(root == roots[0] for root in roots):
+        if len(roots) >= 2 * len(self._names) and roots[0] and all(root == roots[0] for root in roots):
             # What is said of every entry tells none from another.
             self._shared = roots[0][0]
         signs = [self._is_antithesis(entry) for entry in stated]
         named = [self._name(entry) for entry in stated]
         self._settle_foreign(stated, signs, named)
         statements = [
-            _Statement(entry, self._text(entry), name, sign) for entry, name, sign in zip(stated, named, signs, strict=True)
+            _Statement(entry, self._text(entry), name, sign)
+            for entry, name, sign in zip(stated, named, signs, strict=True)
         ]
+        return [statement for statement in statements if not is_empty(statement.text)]
+
+    def empty_name(self) -> str | None:
+        """A principle that is named by a label with nothing behind it."""
         for entry in self._entries:
-            if entry.claim is not None and entry.claim.names and not entry.lines and not entry.children:
-                raise UnusableReply(f"nothing stands behind the label of {self._names[entry.claim.names[0]]}")
-        return [statement for statement in statements if not _is_empty(statement.text)]
+            if entry.claim is not None and len(entry.claim.names) == 1 and not entry.lines and not entry.children:
+                return self._names[entry.claim.names[0]]
+        return None
 
     def _read_keys(self) -> dict[str, int]:
         """Numbers and letters of the principles: those in their labels, or those before them."""
@@ -196,14 +192,20 @@ class _Reading:
                 return False
             if self._belongs_to_parent(entry):
                 return False
-        elif entry.claim is not None and not entry.claim.names and not entry.claim.keys and entry.children and entry.heading:
+        elif (
+            entry.claim is not None
+            and not entry.claim.names
+            and not entry.claim.keys
+            and entry.children
+            and entry.heading
+        ):
             return False
         return bool(entry.lines or self._parts(entry))
 
     def _belongs_to_parent(self, entry: Entry) -> bool:
         """An inner bullet: no label that is understood, beneath an entry that is named."""
         parent = entry.parent
-        if parent is None or parent.heading or parent.foreign and not parent.lines and parent.claim is None:
+        if parent is None or parent.heading or (parent.foreign and not parent.lines and parent.claim is None):
             return False
         if entry.foreign and not entry.nested:
             return False
@@ -215,34 +217,45 @@ class _Reading:
         return claim is not None and bool(claim.against) and plain_label(entry.foreign) == claim.against
 
     def _parts(self, entry: Entry) -> list[Entry]:
-        return [child for child in entry.children if child.claim is None and not self._is_alias(child) and self._belongs_to_parent(child)]
+        return [
+            child
+            for child in entry.children
+            if child.claim is None and not self._is_alias(child) and self._belongs_to_parent(child)
+        ]
 
     def _without_notes(self, stated: list[Entry]) -> list[Entry]:
         """Without what stands before the first statement with a label, and without notes behind the last."""
-        places = [place for place, entry in enumerate(stated) if entry.claim is not None or _antithetic_heading(entry)]
-        if not places:
-            return [entry for entry in stated if entry.marker or entry.style not in ("bold", "bold!", "plain", "plain!")]
-        kept = []
-        for place, entry in enumerate(stated):
+        notes = {entry for entry in stated if entry.claim is None and NOTE.match(entry.foreign) and not entry.marker}
+        notes |= {
+            entry for entry in stated if any(NOTE.match(one.foreign) and not one.lines for one in entry.ancestors())
+        }
+        said = [entry for entry in stated if entry.claim is not None or _antithetic_heading(entry)]
+        first, last = next(iter(said), None), next((entry for entry in reversed(said) if entry not in notes), None)
+        kept, begun, ended = [], False, False
+        for entry in stated:
+            begun |= entry is first
             strange = entry.claim is None and not entry.marker
-            if strange and place < places[0] and entry.foreign:
-                continue
-            if strange and place > places[-1] - 1 and (NOTE.match(entry.foreign) or CLOSING.match(entry.foreign)):
-                continue
-            kept.append(entry)
+            aside = entry in notes and (ended or (entry.gap and not entry.nested))
+            before = strange and not begun and entry.foreign
+            if not (aside or before or (strange and ended and CLOSING.match(entry.foreign))):
+                kept.append(entry)
+            ended |= entry is last
         return kept
 
-    def _close_last(self, stated: list[Entry]) -> None:
-        """Take lines that speak to the person from the end of the last statement."""
-        if not stated:
-            return
-        last = stated[-1]
-        for place in last.sudden:
-            if CLOSING.match(last.lines[place]) or NOTE.match(last.lines[place]):
-                del last.lines[place:]
-                return
-        if last.sudden and not any(entry.sudden for entry in stated[:-1]):
-            raise UnusableReply("a line behind the last statement may or may not be a part of it")
+    def _check_breaks(self, stated: list[Entry]) -> None:
+        """Lines that begin a sentence at the margin are parts of statements where lines are broken at a width, or
+        where every statement has such; a closing line is cut off the last."""
+        for place in stated[-1].sudden if stated else []:
+            if CLOSING.match(stated[-1].lines[place]) or NOTE.match(stated[-1].lines[place]):
+                del stated[-1].lines[place:]
+                stated[-1].sudden = [before for before in stated[-1].sudden if before < place]
+                break
+        wrapped = any(entry.wrapped for entry in stated)
+        sudden = [entry for entry in stated if entry.sudden]
+        if len(sudden) < len(stated) and any(entry.had_room or not wrapped for entry in sudden):
+            raise UnusableReply("a line behind a statement may or may not be a part of it")
+        if any(ANTITHESIS_LINE.search(entry.lines[place]) for entry in sudden for place in entry.sudden):
+            raise UnusableReply("a line between its statements speaks of antitheses")
 
     def _check_loose(self, stated: list[Entry]) -> None:
         for entry in self._entries[: self._entries.index(stated[-1])] if stated else []:
@@ -263,7 +276,7 @@ class _Reading:
             said = above.claim
             if said is None or said.of_pair or said.sign == 0 or above is self._shared:
                 continue
-            if not said.names or not entry.nested and above is entry.parent:
+            if not said.names or (not entry.nested and above is entry.parent):
                 if said.sign < 0 and not said.names and claim is not None and 2 in claim.negations:
                     raise UnusableReply("an antithesis is labelled like a principle")
                 if not said.names:
@@ -281,11 +294,15 @@ class _Reading:
         own = claim.names[0] if claim is not None and claim.names else None
         claims = [one.claim for one in (entry, *entry.ancestors()) if one.claim is not None and not one.heading]
         keys = next((claim.keys for claim in claims if claim.keys), frozenset())
-        tied = {self._keys[key] for key in keys if key in self._keys}
+        tied = {self.keys[key] for key in keys if key in self.keys}
         if len(tied) > 1 or (own is not None and tied - {own}):
             raise UnusableReply("the number and the name in a label are of different principles")
         above = next((above for above in entry.ancestors() if above.claim is not None and above.claim.names), None)
-        over = above.claim.names[0] if above is not None and above.claim is not None and len(above.claim.names) == 1 else None
+        over = (
+            above.claim.names[0]
+            if above is not None and above.claim is not None and len(above.claim.names) == 1
+            else None
+        )
         if own is None and over is None and keys and not tied:
             raise UnusableReply("the number of an antithesis is that of no principle")
         if own is None and tied and over in (None, *tied):
@@ -298,7 +315,9 @@ class _Reading:
 
     def _name_of_block(self, entry: Entry) -> int | None:
         """An unnumbered "Antithesis: …" on the line behind its principle, where empty lines set the pairs apart."""
-        siblings = entry.parent.children if entry.parent is not None else [one for one in self._entries if one.parent is None]
+        siblings = (
+            entry.parent.children if entry.parent is not None else [one for one in self._entries if one.parent is None]
+        )
         place = siblings.index(entry)
         before = siblings[place - 1] if place > 0 else None
         behind = siblings[place + 1] if place + 1 < len(siblings) else None
@@ -322,32 +341,12 @@ class _Reading:
 
     def _text(self, entry: Entry) -> str:
         parts = list(entry.lines)
+        if any(NOTE_LINE.match(line) for line in parts[1:]):
+            raise UnusableReply("a note stands between its statements")
         for part in self._parts(entry):
             if NOTE.match(part.whole):
                 raise UnusableReply("a note stands between its statements")
             # A label that is not understood is a part of the text here.
             own = Entry("", 0, lines=[part.whole, *part.lines[0 if part.alone else 1 :]], children=part.children)
             parts.append(self._text(own))
-        return _clean(" ".join(parts))
-
-
-def _is_empty(text: str) -> bool:
-    return (
-        len(re.findall(r"\w+", text)) < LEAST_WORDS
-        or REFUSAL.match(text) is not None
-        or REFERENCE.fullmatch(text) is not None
-        or PLACEHOLDER.fullmatch(text) is not None
-    )
-
-
-def _clean(text: str) -> str:
-    """Without emphasis, quotes around the whole, and runs of white space."""
-    text = " ".join(plain(text).split())
-    while len(text) > 1 and text[-1] in QUOTES.get(text[0], ""):
-        within = text[1:-1]
-        if text[0] == "[" and not SENTENCE_END.search(within):
-            break
-        if text[0] in within or text[-1] in within.replace("n't", "").replace("'s", ""):
-            break
-        text = within.strip()
-    return text
+        return clean(" ".join(parts))

@@ -7,13 +7,17 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-FENCED_JSON = re.compile(r"^[ \t]*```(?:json\w*)?[ \t]*\n\s*(?P<json>[\[{].*?)\n?[ \t]*```", re.DOTALL | re.MULTILINE | re.I)
+FENCED_JSON = re.compile(
+    r"^[ \t]*```(?:json\w*)?[ \t]*\n\s*(?P<json>[\[{].*?)\n?[ \t]*```", re.DOTALL | re.MULTILINE | re.I
+)
 BARE_JSON = re.compile(r"^[ \t]*(?P<json>\{.*\}|\[\s*\{.*\}\s*\])[ \t]*$", re.DOTALL | re.MULTILINE)
 JSON_BEGINS = re.compile(r"\s*(?:\{\s*[\"'}]|\[\s*\{|```json)")
 TABLE_ROW = re.compile(r"\s*\|.*\|\s*")
 TABLE_RULE = re.compile(r"\s*\|(?:\s*:?-+:?\s*\|)+\s*")
 XML_ELEMENT = re.compile(r"<(?P<tag>[a-z][\w-]*)(?:\s[^<>]*)?>.*?</(?P=tag)>", re.DOTALL | re.IGNORECASE)
-XML_TAG = re.compile(r"<(?P<close>/?)(?P<tag>[a-z][\w-]*)(?P<attributes>(?:\s+\w+=[\"'][^\"'<>]*[\"'])*)\s*>", re.IGNORECASE)
+XML_TAG = re.compile(
+    r"<(?P<close>/?)(?P<tag>[a-z][\w-]*)(?P<attributes>(?:\s+\w+=[\"'][^\"'<>]*[\"'])*)\s*>", re.IGNORECASE
+)
 LATEX = (
     (re.compile(r"\\(?:begin|end)\{[^}]*\}"), ""),
     (re.compile(r"\\item\b"), "-"),
@@ -93,7 +97,13 @@ def _without_facing_pairs(lines: list[str]) -> Iterator[str]:
     waiting: list[str] = []
     for line in lines:
         sides = FACING.split(line.strip())
-        if len(sides) == 2 and all(sides) and ":" not in line and not waiting and len(line.split()) <= 2 * MOST_WORDS_OF_NAME:
+        if (
+            len(sides) == 2
+            and all(sides)
+            and ":" not in line
+            and not waiting
+            and len(line.split()) <= 2 * MOST_WORDS_OF_NAME
+        ):
             waiting = sides
         elif len(sides) == 2 and all(sides) and waiting:
             yield from (f"{label}: {side}" for label, side in zip(waiting, sides, strict=True))
@@ -128,7 +138,9 @@ def _cells(line: str) -> list[str]:
 def _row(cells: list[str], header: list[str]) -> Iterator[str]:
     """A line for the cells that name the row, one beneath for each other cell, labelled by its column."""
     titles = [*header, *[""] * len(cells)]
-    columns = [(title, cell) for title, cell in zip(titles, cells, strict=False) if not re.fullmatch(r"[\d.#\s]*", cell)]
+    columns = [
+        (title, cell) for title, cell in zip(titles, cells, strict=False) if not re.fullmatch(r"[\d.#\s]*", cell)
+    ]
     names = [cell.strip("* ") for _, cell in columns if _is_name(cell)]
     texts = [(title, cell) for title, cell in columns if cell and not _is_name(cell)]
     if len(texts) == 1:

@@ -21,7 +21,13 @@ FORMS = {
 1. [Not concise]: {LONG}
 2. [Not comprehensive]: {PART}
 """,
-    "four in a row": f"1. Concise: {BRIEF}\n2. Comprehensive: {WHOLE}\n3. Verbose: {LONG}\n4. Incomplete: {PART}",
+    "four in a row": f"1. Concise: {BRIEF}\n2. Comprehensive: {WHOLE}\n3. Not concise: {LONG}\n4. Incomprehensive: {PART}",
+    "each beside its negation": f"""
+1. Concise: {BRIEF}
+2. Not concise: {LONG}
+3. Comprehensive: {WHOLE}
+4. Not comprehensive: {PART}
+""",
     "headings, bold labels and prose": f"""
 Sure! Here are the principles and their antitheses:
 

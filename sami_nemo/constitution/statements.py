@@ -1,0 +1,71 @@
+"""What of a reply is the text of a statement, and what speaks to the person who asked."""
+
+from __future__ import annotations
+
+import re
+
+from sami_nemo.constitution.outline import SENTENCE_END, plain
+
+# A statement shorter than this tells a model nothing.
+LEAST_WORDS = 3
+# Statements that hold none: refusals, and words that keep a place.
+REFUSAL = re.compile(
+    r"(?:i['’]?m\s+)?sorry\b|i(?:['’]m|\s+am)\s+(?:unable|not\s+able)\b"
+    r"|(?:i|we)\s+(?:cannot|can\s*not|can['’]t|will\s+not|won['’]t|would\s+rather\s+not|must\s+decline|decline|refuse)\s+"
+    r"(?:to\s+)?(?:provide|write|give|offer|help\s+with|assist\s+with|create|produce|generate|supply|include|define|do|state"
+    r"|answer|fulfil)",
+    re.IGNORECASE,
+)
+REFERENCE = re.compile(
+    r"(?:see|same\s+as|(?:the\s+)?(?:exact\s+|very\s+|direct\s+|complete\s+)?"
+    r"(?:opposite|contrary|reverse|antithesis|inverse|negation)\s+(?:of|to))\s+(?:the\s+)?(?:above|below|\(?\d\)?|(?:first|second)|principle|number|this|that|it\b).{0,30}",
+    re.IGNORECASE,
+)
+PLACEHOLDER = re.compile(
+    r"\W*(?:\[[^\]]*\]|<[^>]*>|\{[^}]*\}|(?:not|none|nothing)\s+(?:applicable|available|provided|given|stated)"
+    r"|(?:omitted|withheld|redacted|removed|placeholder)\b.{0,40}"
+    r"|to\s+be\s+(?:written|defined|determined|added|done|decided|announced|provided))\W*",
+    re.IGNORECASE,
+)
+NOTE = re.compile(
+    r"\W*(?:(?:please\s+)?(?:a\s+|final\s+|important\s+)?notes?|n\.?\s?b|p\.?\s?s|explanations?|rationale|remarks?|comments?"
+    r"|disclaimer|caveats?|usage|reminder|tips?|important|warning|why|reason(?:ing)?|examples?|e\.g)\b",
+    re.IGNORECASE,
+)
+# A line that speaks to the person who asked, close behind the last statement.
+CLOSING = re.compile(
+    r"\W*(?:let me know|i hope|hope (?:this|that|these)|feel free|please|would you|do (?:you|these)|does (?:this|that)"
+    r"|shall i|if you|is there|happy to|good luck|these (?:principles|antitheses|definitions|statements|four|pairs|can|are)"
+    r"|the(?:se)? (?:antitheses|pairs|four|above)|thank|together|this constitution|i can also|as you)\b",
+    re.IGNORECASE,
+)
+ANTITHESIS_LINE = re.compile(r"antithes|opposites?\b|contrast", re.IGNORECASE)
+NOTE_LINE = re.compile(NOTE.pattern + r"[^.:]{0,20}:", re.IGNORECASE)
+QUOTES = {'"': '"', "“": "””", "”": "”", "„": "“”", "«": "»", "‘": "’", "'": "'", "[": "]"}
+
+
+def is_cut(texts: list[str]) -> bool:
+    *others, last = texts or [""]
+    return bool(others) and all(SENTENCE_END.search(text) for text in others) and not SENTENCE_END.search(last)
+
+
+def is_empty(text: str) -> bool:
+    return (
+        len(re.findall(r"\w+", text)) < LEAST_WORDS
+        or REFUSAL.match(text) is not None
+        or REFERENCE.fullmatch(text) is not None
+        or PLACEHOLDER.fullmatch(text) is not None
+    )
+
+
+def clean(text: str) -> str:
+    """Without emphasis, quotes around the whole, and runs of white space."""
+    text = " ".join(plain(text).split())
+    while len(text) > 1 and text[-1] in QUOTES.get(text[0], ""):
+        within = text[1:-1]
+        if text[0] == "[" and not SENTENCE_END.search(within):
+            break
+        if text[0] in within or text[-1] in within.replace("n't", "").replace("'s", ""):
+            break
+        text = within.strip()
+    return text
