@@ -22,13 +22,27 @@ NEGATING_PREFIXES = ("un", "in", "im", "ir", "il", "dis", "non", "anti")
 LEAST_STEM = 5
 OPPOSITE_ENDINGS = {"less": "ful", "ful": "less"}
 
-PRINCIPLE = re.compile(r"princip\w*|thes[ie]s|positive|desired")
+PRINCIPLE = re.compile(r"princip\w*|thes[ie]s|positive|desir(?:ed|able)|rules?|guidelines?|tenets?|virtues?")
 ANTITHESIS = re.compile(
-    r"ant+i?thes\w*|antithetical|anti?tesi\w*|antiprincip\w*|counter(?:princip\w*)?|opposites?|opposing|contrast\w*"
+    r"ant+i?thes\w*|antithetic(?:al)?|undesir(?:ed|able)|counterparts?|anti?tesi\w*|antiprincip\w*|counter(?:princip\w*)?|opposites?|opposing|contrast\w*"
     r"|contrar\w*|negat\w*|invers\w*|reversed?|antonyms?"
 )
 PLURAL = re.compile(r"\w*(?:theses|principles|principes|prompts|opposites|definitions|statements|negations)")
-NEGATIONS = {"not", "non", "anti", "never", "no", "lack", "lacks", "lacking", "without", "absence"}
+NEGATIONS = {
+    "not",
+    "non",
+    "anti",
+    "never",
+    "no",
+    "avoid",
+    "avoids",
+    "avoiding",
+    "lack",
+    "lacks",
+    "lacking",
+    "without",
+    "absence",
+}
 CONTRACTED = re.compile(r"(?:is|are|should|must|do|does|shall|need|wo|ca)n['’]?t")
 # They add nothing to what a label says.
 ARTICLES = {"the", "a", "an", "and", "its", "their", "each"}
@@ -40,6 +54,7 @@ NEUTRAL = {
 SENTENCE = {
     *("be", "being", "is", "are", "should", "must", "shall", "will", "response", "responses", "reply", "replies"),
     *("answer", "answers", "summary", "summaries", "assistant", "ai", "model", "output", "it", "reddit", "posts"),
+    *("do", "does", "behavior", "behaviour", "agent", "bot", "chatbot", "system", "style", "tone", "version"),
 }
 LINKS = {"of", "to", "for", "de", "du", "von", "del", "di"}
 ORDINALS = {"one": "1", "first": "1", "1st": "1", "i": "1", "two": "2", "second": "2", "2nd": "2", "ii": "2"}
@@ -108,6 +123,7 @@ class LabelReader:
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = [_words(name) for name in names]
+        self._joined = [re.sub(r"[\W_]", "", plain_label(name)) for name in names]
 
     def read(self, label: str, within_sentence: bool = False) -> Claim | None:
         """What a label says; None if it is not understood.
@@ -182,7 +198,7 @@ class LabelReader:
             forms = [_negations(word, base) for word, base in zip(stand, name, strict=False)]
             if len(forms) == len(name) and all(form is not None for form in forms):
                 return number, sum(form or 0 for form in forms), len(name)
-            if len(name) > 1 and (joined := _negations(words[position], "".join(name))) is not None:
+            if len(name) > 1 and (joined := _negations(words[position], self._joined[number])) is not None:
                 return number, joined, 1
         return None
 

@@ -85,6 +85,8 @@ class Entry:
     """A line goes on with the sentence of another."""
     loose: list[str] = field(default_factory=list)
     """Paragraphs behind it that may or may not be its own."""
+    before_loose: int = 0
+    """Children that stand before these."""
 
     def ancestors(self) -> Iterator[Entry]:
         entry = self.parent
@@ -286,6 +288,7 @@ class _Outline:
         entry = read_head(line, self._reader)
         last = self.entries[-1] if self.entries else None
         unlabelled = entry.claim is None and entry.style in ("text", "plain", "plain!")
+        unlabelled |= entry.style == "plain!" and not line.text.endswith((":", "：")) and _ends_sentence(entry, last)
         if unlabelled and not (entry.style == "plain" and self._is_entry(entry, last)):
             self._continue(last, line)
             self._length = line.indent + len(line.text)
@@ -318,7 +321,9 @@ class _Outline:
         text = plain(line.text).strip()
         if last is None or last.heading:
             return
-        if last.loose or (line.gap and last.lines and line.indent < last.indent + 2):
+        apart = last.lines and line.indent < last.indent + 2 and (line.gap or _is_left_of_bullet(line, last))
+        if last.loose or apart:
+            last.before_loose = last.before_loose if last.loose else len(last.children)
             last.loose.append(text)
             return
         if last.lines and line.indent <= last.indent and SENTENCE_END.search(last.lines[-1]):
@@ -347,9 +352,23 @@ class _Outline:
                 del stack[stack.index(same[-1]) :]
         if stack:
             entry.parent = stack[-1]
-            entry.nested = entry.indent >= stack[-1].indent + 2 or not stack[-1].lines
+            first = not stack[-1].lines and (entry.claim is not None or bool(entry.marker) or not stack[-1].children)
+            bullet = not entry.style.startswith(("plain", "bold")) and not stack[-1].lines
+            entry.nested = entry.indent >= stack[-1].indent + 2 or first or bullet
             stack[-1].children.append(entry)
         stack.append(entry)
+
+
+def _ends_sentence(entry: Entry, last: Entry | None) -> bool:
+    """Whether an unmarked line that reads like a label is the end of a sentence: "the title).", "kind."."""
+    if entry.claim is not None and not entry.claim.names and not entry.claim.kind:
+        return not entry.gap
+    return last is not None and bool(last.lines) and not entry.gap and not SENTENCE_END.search(last.lines[-1])
+
+
+def _is_left_of_bullet(line: _Line, last: Entry) -> bool:
+    """A sentence that begins at the margin, behind an inner bullet that ended with a sentence."""
+    return last.claim is None and last.parent is not None and bool(SENTENCE_END.search(last.lines[-1]))
 
 
 def _same_level(above: Entry, entry: Entry) -> bool:

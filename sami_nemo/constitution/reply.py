@@ -16,6 +16,8 @@ from sami_nemo.constitution.outline import Entry, read_outline
 from sami_nemo.constitution.statements import ANTITHESIS_LINE, CLOSING, NOTE, NOTE_LINE, clean, is_cut, is_empty
 from sami_nemo.thinking import without_thinking
 
+CLOSED = re.compile(r"[.!?…:;][\"'”’)]*$")
+LONE_NUMBER = re.compile(r"[.!?]\s+\(?\d{1,2}[.)]$")
 # "Antitheses, in reverse order": then their places tell nothing.
 OTHER_ORDER = re.compile(
     r"(?<!same )(?<!that )(?<!this )\border\b(?! to\b)|\b(?:swapped|crossed|respectively reversed)\b", re.IGNORECASE
@@ -219,7 +221,7 @@ class _Reading:
     def _parts(self, entry: Entry) -> list[Entry]:
         return [
             child
-            for child in entry.children
+            for child in (entry.children[: entry.before_loose] if entry.loose else entry.children)
             if child.claim is None and not self._is_alias(child) and self._belongs_to_parent(child)
         ]
 
@@ -250,6 +252,8 @@ class _Reading:
                 del stated[-1].lines[place:]
                 stated[-1].sudden = [before for before in stated[-1].sudden if before < place]
                 break
+        if len(stated) > 1 and len(stated[-1].sudden) > max(len(entry.sudden) for entry in stated[:-1]):
+            raise UnusableReply("a line behind its last statement may or may not be a part of it")
         wrapped = any(entry.wrapped for entry in stated)
         sudden = [entry for entry in stated if entry.sudden]
         if len(sudden) < len(stated) and any(entry.had_room or not wrapped for entry in sudden):
@@ -259,8 +263,9 @@ class _Reading:
 
     def _check_loose(self, stated: list[Entry]) -> None:
         for entry in self._entries[: self._entries.index(stated[-1])] if stated else []:
+            parted = entry.loose and any(child.claim is None for child in entry.children[entry.before_loose :])
             for text in entry.loose:
-                if not text.endswith(":") and not NOTE.match(text):
+                if parted or not (text.endswith(":") or NOTE.match(text)):
                     raise UnusableReply("text stands between its statements, and may or may not be a part of one")
 
     def _is_antithesis(self, entry: Entry) -> bool:
@@ -305,8 +310,10 @@ class _Reading:
         )
         if own is None and over is None and keys and not tied:
             raise UnusableReply("the number of an antithesis is that of no principle")
-        if own is None and tied and over in (None, *tied):
-            own = tied.pop()
+        if own is None and tied and (over is None or not entry.nested):
+            return tied.pop()
+        if own is None and tied - {over}:
+            raise UnusableReply("a statement is numbered otherwise than what it stands beneath")
         if own is None and (claim is not None or self._is_alias(entry)):
             return over if over is not None else self._name_of_block(entry)
         if own is not None and over is not None and over != own and entry.nested:
@@ -343,10 +350,17 @@ class _Reading:
         parts = list(entry.lines)
         if any(NOTE_LINE.match(line) for line in parts[1:]):
             raise UnusableReply("a note stands between its statements")
-        for part in self._parts(entry):
+        inner = self._parts(entry)
+        if parts and not CLOSED.search(parts[-1]) and inner and (len(inner) == 1 or inner[0].marker):
+            # The line may be broken before a dash or a number of the sentence.
+            raise UnusableReply("an inner bullet may or may not be a part of the sentence before it")
+        for part in inner:
             if NOTE.match(part.whole):
                 raise UnusableReply("a note stands between its statements")
             # A label that is not understood is a part of the text here.
             own = Entry("", 0, lines=[part.whole, *part.lines[0 if part.alone else 1 :]], children=part.children)
             parts.append(self._text(own))
-        return clean(" ".join(parts))
+        text = clean(" ".join(parts))
+        if LONE_NUMBER.search(text):
+            raise UnusableReply("a number stands at the end of a statement, without an entry of its own")
+        return text

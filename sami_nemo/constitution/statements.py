@@ -65,7 +65,7 @@ def clean(text: str) -> str:
         within = text[1:-1]
         if text[0] == "[" and not SENTENCE_END.search(within):
             break
-        if text[0] in within or text[-1] in within.replace("n't", "").replace("'s", ""):
+        if {text[0], text[-1]} & set(re.sub(r"(?<=\w)['’](?=\w)", "", within)):
             break
         text = within.strip()
     return text
