@@ -174,7 +174,7 @@ class LabelReader:
                 claim = claim.and_(said)
             elif claim.kind and _key(word, last=position == len(words) - 1) and _ties(before):
                 claim = claim.and_(Claim(keys=frozenset({_key(word, last=True)})))
-            elif word in LINKS and (claim.kind or negated):
+            elif word in LINKS and (claim.kind or negated or (position == 0 and word in ("for", "of"))):
                 linked = True
             elif word in NEUTRAL:
                 claim = claim.and_(Claim(neutral=True, plural=bool(PLURAL.fullmatch(word))))

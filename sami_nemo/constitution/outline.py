@@ -13,15 +13,9 @@ from dataclasses import dataclass, field, replace
 from sami_nemo.constitution.labels import Claim, LabelReader
 from sami_nemo.constitution.structured import as_list
 
-END_TOKENS = re.compile(r"<\|[^|>\n]{1,30}\|>|</?s>|</?(?:end_of_turn|start_of_turn|eos|bos|answer|response|output)>")
-EMPHASIS_TAGS = re.compile(r"</?(?:b|strong|em|i|u)>", re.IGNORECASE)
-LINE_BREAKS = re.compile(r"<br\s*/?>", re.IGNORECASE)
-KEY_CAP = re.compile("(\\d)\ufe0f?\u20e3")
-CIRCLED = {ord(circled): f"{number}." for number, circled in enumerate("①②③④⑤⑥⑦⑧⑨", start=1)}
-
 RULE = re.compile(r"\s*(?:[-*_=~]\s*){3,}|\s*```.*|\s*~~~.*")
 EMPHASIS = re.compile(r"\*\*|__|`|(?<![\w*])\*(?=[^\s*])|(?<=[^\s*])\*(?![\w*])|(?<!\w)_(?=\S)|(?<=\S)_(?!\w)")
-EMPHASISED = re.compile(r"(\*\*\*|\*\*|__|\*|_|`|\[)(?P<within>.+?)(?:\]|\1)(?!\w)")
+EMPHASISED = re.compile(r"(\*\*\*|\*\*|__|\*|_|`|\[|\()(?P<within>.+?)(?:\]|\)|\1)(?!\w)")
 HEADING = re.compile(r"(#{1,6})(?:\s+|(?=\D))")
 BULLET = re.compile(r"(?P<bullet>[*+\-]|[^\w\s\"'“”‘’«»„()\[\]{}<>*_`#.,;:!?…|$%&@~^=\\/]+)\s+")
 NUMBER = re.compile(
@@ -121,10 +115,8 @@ def plain(text: str) -> str:
 
 
 def _lines(reply: str, reader: LabelReader) -> Iterator[_Line]:
-    text = KEY_CAP.sub(r"\1.", reply.translate(CIRCLED)).replace("\u00a0", " ")
-    text = EMPHASIS_TAGS.sub("**", LINE_BREAKS.sub("\n", END_TOKENS.sub("", text)))
     gap = True
-    for raw in as_list(text).splitlines():
+    for raw in as_list(reply).splitlines():
         line = re.sub(r"^\s*(?:>\s?)+", "", raw.replace("\ufe0f", "")).expandtabs(4).rstrip().removesuffix("\\")
         if not line.strip() or RULE.fullmatch(line):
             gap = True
@@ -210,7 +202,8 @@ def _understood(text: str, reader: LabelReader, marked: bool) -> tuple[Claim | N
         claim = found if claim is None else claim.and_(found)
         text = text[separator.end() :].strip()
     whole = reader.read(text.rstrip(" :：.")) if text else None
-    if whole is not None and len(text) <= LONGEST_LABEL and (whole.exact or text.endswith((":", "："))):
+    stands_alone = text.endswith((":", "：")) or (claim is None and marked and not SENTENCE_END.search(text))
+    if whole is not None and len(text) <= LONGEST_LABEL and (whole.exact or stands_alone):
         return (whole if claim is None else claim.and_(whole)), ""
     if claim is None and marked and (stop := re.match(r"([^.:]{1,40})\.\s+(?=\S)", text)):
         found = reader.read(stop[1])
@@ -221,7 +214,9 @@ def _understood(text: str, reader: LabelReader, marked: bool) -> tuple[Claim | N
 
 def _goes_on(found: Claim, separator: re.Match[str]) -> bool:
     """Whether what follows a name is a label too: "Helpful: Principle: …", not "Honest: Honest - always - and …"."""
-    said = found.kind != 0 or found.sign < 0 or (found.neutral and not found.names)
+    if found.kind != 0 and not found.names:
+        return found.exact
+    said = found.sign < 0 or (found.neutral and not found.names)
     return found.exact and said and separator.group().strip() in (":", "：")
 
 
@@ -246,7 +241,7 @@ def _read_heading(entry: Entry, text: str, reader: LabelReader, is_line: bool) -
         several = claim.plural or claim.kind > 0
         entry.claim = replace(claim, names=() if claim.kind >= 0 else claim.names, against="", negations=frozenset())
         entry.alone, entry.heading = True, several or not claim.names
-    elif (is_line and short) or (entry.style and len(text.split()) <= 4):
+    elif (is_line and short) or len(text.split()) <= (4 if entry.style else LONGEST_SURE_LABEL):
         entry.foreign, entry.alone = text.strip(" :"), True
 
 
@@ -258,9 +253,13 @@ def _read_foreign(entry: Entry, text: str, first: str, is_line: bool) -> str:
     if label and first and not is_line and label.strip(" []") == first.strip(" :[]") and words <= 6:
         entry.foreign = label
         return behind
-    if first and not is_line and len(first.split()) <= 4 and text.startswith(first) and first.endswith((":", ".")):
-        entry.foreign = first.strip(" :.")
-        return text[len(first) :].strip()
+    if first and not is_line and not label and len(first.split()) <= LONGEST_SURE_LABEL:
+        bracket = re.match(r"[\[(][^\])]+[\])]\s+(?=\S)", text)
+        behind = text[bracket.end() if bracket else len(first) :].strip()
+        if bracket or (text.startswith(first) and behind[:1].isupper()):
+            entry.foreign = first.strip(" :.")
+            entry.doubtful = not bracket and not first.endswith((":", "."))
+            return behind
     if not label and text and len(text.split()) <= 3 and not SENTENCE_END.search(text) and (entry.style or entry.claim):
         entry.foreign, entry.alone = text, True
         return ""
@@ -287,9 +286,10 @@ class _Outline:
     def add(self, line: _Line) -> None:
         entry = read_head(line, self._reader)
         last = self.entries[-1] if self.entries else None
-        unlabelled = entry.claim is None and entry.style in ("text", "plain", "plain!")
+        foreign = entry.claim is None and entry.style in ("text", "plain", "plain!")
+        unlabelled = foreign and not (entry.style != "text" and self._is_entry(entry, last))
         unlabelled |= entry.style == "plain!" and not line.text.endswith((":", "：")) and _ends_sentence(entry, last)
-        if unlabelled and not (entry.style == "plain" and self._is_entry(entry, last)):
+        if unlabelled:
             self._continue(last, line)
             self._length = line.indent + len(line.text)
             return
@@ -314,7 +314,7 @@ class _Outline:
     def _is_entry(self, entry: Entry, last: Entry | None) -> bool:
         """Whether an unmarked line with a foreign label stands for itself: behind a whole sentence, and not wrapped."""
         if last is None or (entry.indent > last.indent and not entry.gap):
-            return False
+            return last is None
         return bool(last.lines) and bool(SENTENCE_END.search(last.lines[-1]))
 
     def _continue(self, last: Entry | None, line: _Line) -> None:

@@ -11,10 +11,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sami_nemo.constitution.labels import LabelReader, plain_label
+from sami_nemo.constitution.asides import NOTE, NOTE_LINE, antithetic_heading, check_beside, check_breaks, without_notes
+from sami_nemo.constitution.labels import ORDINALS, LabelReader, plain_label
 from sami_nemo.constitution.outline import Entry, read_outline
-from sami_nemo.constitution.statements import ANTITHESIS_LINE, CLOSING, NOTE, NOTE_LINE, clean, is_cut, is_empty
+from sami_nemo.constitution.statements import UnusableReply, clean, is_cut, is_empty
 from sami_nemo.thinking import without_thinking
+
+__all__ = ["Pair", "UnusableReply", "parse_reply"]
 
 CLOSED = re.compile(r"[.!?…:;][\"'”’)]*$")
 LONE_NUMBER = re.compile(r"[.!?]\s+\(?\d{1,2}[.)]$")
@@ -22,10 +25,6 @@ LONE_NUMBER = re.compile(r"[.!?]\s+\(?\d{1,2}[.)]$")
 OTHER_ORDER = re.compile(
     r"(?<!same )(?<!that )(?<!this )\border\b(?! to\b)|\b(?:swapped|crossed|respectively reversed)\b", re.IGNORECASE
 )
-
-
-class UnusableReply(Exception):
-    """The text says what is missing, in words that help the writer to mend it."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +60,15 @@ def parse_reply(reply: str, names: Sequence[str], finish_reason: str | None = No
     answer = without_thinking(reply)
     if answer is None:
         raise UnusableReply("its thinking never ends, and no answer follows")
+    reader = LabelReader(names)
     try:
         # The indent of its first line, which tells that the others stand beside it.
         before = reply[: max(0, reply.find(answer))]
-        entries = read_outline(before[len(before.rstrip(" \t")) :] + answer, LabelReader(names))
+        entries = read_outline(before[len(before.rstrip(" \t")) :] + answer, reader)
     except ValueError:
         raise UnusableReply("its JSON is damaged") from None
     reading = _Reading(entries, names)
+
     statements = reading.statements()
     if finish_reason != "stop" and is_cut([statement.text for statement in statements]):
         raise UnusableReply("its last statement ends within a sentence")
@@ -80,7 +81,13 @@ def parse_reply(reply: str, names: Sequence[str], finish_reason: str | None = No
             raise UnusableReply(f"it has {found} labelled {kind} where {len(names)} are needed{_strangers(statements)}")
     if (empty := reading.empty_name()) is not None:
         raise UnusableReply(f"nothing stands behind a label of {empty}")
+    by_place = [statement for statement in statements if statement.name is None]
     _place_unnamed(statements, names, reading.keys, any_order=OTHER_ORDER.search(answer) is not None)
+    for statement in statements:
+        entry = statement.entry
+        said = reader.read(entry.whole if statement in by_place else entry.foreign, within_sentence=True)
+        if said is not None and said.names and statement.name not in said.names:
+            raise UnusableReply("a statement mentions another principle than the one it would belong to")
     slots = {(statement.name, statement.antithesis): statement.text for statement in statements}
     if len(slots) < len(statements):
         raise UnusableReply("two of its labels say the same")
@@ -105,31 +112,36 @@ def _place_unnamed(statements: list[_Statement], names: Sequence[str], keys: dic
         return
     order = [statement.name for statement in statements if not statement.antithesis]
     named = [statement.name for statement in statements if statement.antithesis and statement.name is not None]
-    headings = [_antithetic_heading(statement.entry) for statement in unnamed]
+    headings = [antithetic_heading(statement.entry) for statement in unnamed]
     for statement, heading in zip(unnamed, headings, strict=True):
         if not statement.antithesis or heading is None or heading is not headings[0]:
             label = statement.entry.foreign or "a statement"
             raise UnusableReply(f"its labels do not say which of {', '.join(names)} {label!r} belongs to")
     heading = headings[0]
     said = heading.claim.names if heading is not None and heading.claim is not None else ()
-    markers = [statement.entry.marker for statement in unnamed]
-    if any_order or markers != sorted(markers) or (len(said) > 1 and list(said) != order) or len(said) == 1:
+    markers = [_marker(statement.entry) for statement in unnamed]
+    numbers = re.findall(r"\b\d\b|\bfirst\b|\bsecond\b", heading.whole.lower()) if heading is not None else []
+    if (
+        any_order
+        or markers != sorted(markers)
+        or numbers != sorted(numbers)
+        or (len(said) > 1 and list(said) != order)
+        or len(said) == 1
+    ):
         raise UnusableReply("its antitheses do not say which principle each belongs to")
     left = [name for name in order if name not in named]
     if len(left) != len(unnamed) or None in left:
         raise UnusableReply("its antitheses do not say which principle each belongs to")
     for statement, name in zip(unnamed, left, strict=True):
-        if keys.get(statement.entry.marker, name) != name:
+        if keys.get(_marker(statement.entry), name) != name:
             raise UnusableReply("the numbers of its antitheses and their places are of different principles")
         statement.name = name
 
 
-def _antithetic_heading(entry: Entry) -> Entry | None:
-    """The heading for the antitheses that an entry without a name stands under."""
-    for above in entry.ancestors():
-        if above.claim is not None and above.claim.kind < 0 and above.heading:
-            return above
-    return None
+def _marker(entry: Entry) -> str:
+    """The number or letter before an entry, or as its label: "2", "Second"."""
+    label = plain_label(entry.foreign)
+    return entry.marker or ORDINALS.get(label, label if re.fullmatch(r"\d|[a-d]", label) else "")
 
 
 class _Reading:
@@ -143,9 +155,10 @@ class _Reading:
 
     def statements(self) -> list[_Statement]:
         """Every entry with a statement of its own, in the reply's order."""
-        stated = self._without_notes([entry for entry in self._entries if self._states(entry)])
-        self._check_breaks(stated)
-        self._check_loose(stated)
+        stated = without_notes([entry for entry in self._entries if self._states(entry)])
+        check_breaks(stated)
+        check_beside(self._entries, stated)
+        self._check_unused(stated)
         roots = [[above for above in entry.ancestors() if above.heading][-1:] for entry in stated]
         if len(roots) >= 2 * len(self._names) and roots[0] and all(root == roots[0] for root in roots):
             # What is said of every entry tells none from another.
@@ -158,6 +171,15 @@ class _Reading:
             for entry, name, sign in zip(stated, named, signs, strict=True)
         ]
         return [statement for statement in statements if not is_empty(statement.text)]
+
+    def _check_unused(self, stated: list[Entry]) -> None:
+        """No label between the statements may stand for nothing: its text would be lost."""
+        places = [self._entries.index(entry) for entry in stated]
+        for entry in self._entries[places[0] : places[-1]] if places else []:
+            if entry.claim is None and entry not in stated and not self._belongs_to_parent(entry):
+                above = any(self._states(child) and child.claim is not None for child in entry.children)
+                if not above and (entry.children or not entry.style.startswith("plain")):
+                    raise UnusableReply(f"nothing says whose {entry.whole!r} is")
 
     def empty_name(self) -> str | None:
         """A principle that is named by a label with nothing behind it."""
@@ -224,49 +246,6 @@ class _Reading:
             for child in (entry.children[: entry.before_loose] if entry.loose else entry.children)
             if child.claim is None and not self._is_alias(child) and self._belongs_to_parent(child)
         ]
-
-    def _without_notes(self, stated: list[Entry]) -> list[Entry]:
-        """Without what stands before the first statement with a label, and without notes behind the last."""
-        notes = {entry for entry in stated if entry.claim is None and NOTE.match(entry.foreign) and not entry.marker}
-        notes |= {
-            entry for entry in stated if any(NOTE.match(one.foreign) and not one.lines for one in entry.ancestors())
-        }
-        said = [entry for entry in stated if entry.claim is not None or _antithetic_heading(entry)]
-        first, last = next(iter(said), None), next((entry for entry in reversed(said) if entry not in notes), None)
-        kept, begun, ended = [], False, False
-        for entry in stated:
-            begun |= entry is first
-            strange = entry.claim is None and not entry.marker
-            aside = entry in notes and (ended or (entry.gap and not entry.nested))
-            before = strange and not begun and entry.foreign
-            if not (aside or before or (strange and ended and CLOSING.match(entry.foreign))):
-                kept.append(entry)
-            ended |= entry is last
-        return kept
-
-    def _check_breaks(self, stated: list[Entry]) -> None:
-        """Lines that begin a sentence at the margin are parts of statements where lines are broken at a width, or
-        where every statement has such; a closing line is cut off the last."""
-        for place in stated[-1].sudden if stated else []:
-            if CLOSING.match(stated[-1].lines[place]) or NOTE.match(stated[-1].lines[place]):
-                del stated[-1].lines[place:]
-                stated[-1].sudden = [before for before in stated[-1].sudden if before < place]
-                break
-        if len(stated) > 1 and len(stated[-1].sudden) > max(len(entry.sudden) for entry in stated[:-1]):
-            raise UnusableReply("a line behind its last statement may or may not be a part of it")
-        wrapped = any(entry.wrapped for entry in stated)
-        sudden = [entry for entry in stated if entry.sudden]
-        if len(sudden) < len(stated) and any(entry.had_room or not wrapped for entry in sudden):
-            raise UnusableReply("a line behind a statement may or may not be a part of it")
-        if any(ANTITHESIS_LINE.search(entry.lines[place]) for entry in sudden for place in entry.sudden):
-            raise UnusableReply("a line between its statements speaks of antitheses")
-
-    def _check_loose(self, stated: list[Entry]) -> None:
-        for entry in self._entries[: self._entries.index(stated[-1])] if stated else []:
-            parted = entry.loose and any(child.claim is None for child in entry.children[entry.before_loose :])
-            for text in entry.loose:
-                if parted or not (text.endswith(":") or NOTE.match(text)):
-                    raise UnusableReply("text stands between its statements, and may or may not be a part of one")
 
     def _is_antithesis(self, entry: Entry) -> bool:
         claim = entry.claim

@@ -27,21 +27,11 @@ PLACEHOLDER = re.compile(
     r"|to\s+be\s+(?:written|defined|determined|added|done|decided|announced|provided))\W*",
     re.IGNORECASE,
 )
-NOTE = re.compile(
-    r"\W*(?:(?:please\s+)?(?:a\s+|final\s+|important\s+)?notes?|n\.?\s?b|p\.?\s?s|explanations?|rationale|remarks?|comments?"
-    r"|disclaimer|caveats?|usage|reminder|tips?|important|warning|why|reason(?:ing)?|examples?|e\.g)\b",
-    re.IGNORECASE,
-)
-# A line that speaks to the person who asked, close behind the last statement.
-CLOSING = re.compile(
-    r"\W*(?:let me know|i hope|hope (?:this|that|these)|feel free|please|would you|do (?:you|these)|does (?:this|that)"
-    r"|shall i|if you|is there|happy to|good luck|these (?:principles|antitheses|definitions|statements|four|pairs|can|are)"
-    r"|the(?:se)? (?:antitheses|pairs|four|above)|thank|together|this constitution|i can also|as you)\b",
-    re.IGNORECASE,
-)
-ANTITHESIS_LINE = re.compile(r"antithes|opposites?\b|contrast", re.IGNORECASE)
-NOTE_LINE = re.compile(NOTE.pattern + r"[^.:]{0,20}:", re.IGNORECASE)
 QUOTES = {'"': '"', "“": "””", "”": "”", "„": "“”", "«": "»", "‘": "’", "'": "'", "[": "]"}
+
+
+class UnusableReply(Exception):
+    """The text says what is missing, in words that help the writer to mend it."""
 
 
 def is_cut(texts: list[str]) -> bool:
@@ -69,3 +59,8 @@ def clean(text: str) -> str:
             break
         text = within.strip()
     return text
+
+
+def is_label_like(text: str) -> bool:
+    """A few words that are no sentence."""
+    return len(text.split()) <= 3 and not SENTENCE_END.search(text)

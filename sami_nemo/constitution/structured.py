@@ -1,4 +1,4 @@
-"""JSON and tables of a reply, rewritten as nested lists."""
+"""A reply as lines of one kind: JSON, XML and tables rewritten as nested lists, signs of other alphabets as plain ones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+END_TOKENS = re.compile(r"<\|[^|>\n]{1,30}\|>|</?s>|</?(?:end_of_turn|start_of_turn|eos|bos|answer|response|output)>")
+EMPHASIS_TAGS = re.compile(r"</?(?:b|strong|em|i|u)>", re.IGNORECASE)
+LINE_BREAKS = re.compile(r"<br\s*/?>", re.IGNORECASE)
+KEY_CAP = re.compile("(\\d)\ufe0f?\u20e3")
+CIRCLED = {ord(circled): f"{number}." for number, circled in enumerate("①②③④⑤⑥⑦⑧⑨", start=1)}
 
 FENCED_JSON = re.compile(
     r"^[ \t]*```(?:json\w*)?[ \t]*\n\s*(?P<json>[\[{].*?)\n?[ \t]*```", re.DOTALL | re.MULTILINE | re.I
@@ -29,8 +35,10 @@ INDENT = "    "
 MOST_WORDS_OF_NAME = 5
 
 
-def as_list(text: str) -> str:
-    """Raises ValueError if the text begins like JSON and is damaged."""
+def as_list(reply: str) -> str:
+    """Raises ValueError if the reply begins like JSON and is damaged."""
+    text = KEY_CAP.sub(r"\1.", reply.translate(CIRCLED)).replace("\u00a0", " ")
+    text = EMPHASIS_TAGS.sub("**", LINE_BREAKS.sub("\n", END_TOKENS.sub("", text)))
     match = FENCED_JSON.search(text) or BARE_JSON.search(text)
     if match is not None:
         # Pairs, because a dictionary would hide a key that stands twice.

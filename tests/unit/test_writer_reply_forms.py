@@ -15,6 +15,9 @@ EXPECTED = (Pair("helpful", H, U), Pair("harmless", S, D))
 FOUR = f"1. Helpful: {H}\n2. Harmless: {S}\n3. Not helpful: {U}\n4. Not harmless: {D}"
 
 USABLE = {
+    "each beside its antithesis": f"1. Helpful: {H}\n2. Not helpful: {U}\n3. Harmless: {S}\n4. Not harmless: {D}",
+    "another order": f"1. Harmless: {S}\n2. Helpful: {H}\n3. Harmful (antithesis): {D}\n4. Unhelpful (antithesis): {U}",
+    "a list in the thinking": f"<think>\n1. Helpful: Be of use.\n2. Harmless: Hurt nobody.\n</think>\n{FOUR}",
     "semicolon inline": f"1. Helpful: {H} Antithesis: {U}\n2. Harmless: {S} Antithesis: {D}",
     "one line no numbers": f"Helpful: {H} Harmless: {S} Not helpful: {U} Not harmless: {D}",
     "blocks": f"Helpful: {H}\nAntithesis: {U}\n\nHarmless: {S}\nAntithesis: {D}",
@@ -100,6 +103,13 @@ USABLE = {
     "a lead-in like a sentence": f"1. Helpful: {H}\n2. Harmless: {S}\n\nAnd now, the opposites.\n\n1. {U}\n2. {D}",
     "a note between": f"1. Helpful: {H}\n2. Harmless: {S}\n\nNote: the following are for contrast.\n\n3. Not helpful: {U}\n4. Not harmless: {D}",
     "pairs on a line": f"- **Helpful**: {H} / **Unhelpful**: {U}\n- **Harmless**: {S} / **Harmful**: {D}",
+    "a number in brackets": f"(1) Helpful: {H}\n(2) Harmless: {S}\n(3) Antithesis to (2): {D}\n(4) Antithesis to (1): {U}",
+    "a command not to": f"1. Be helpful: {H}\n2. Be harmless: {S}\n3. Don't be helpful: {U}\n4. Do not be harmless: {D}",
+    "antonyms in brackets": f"Principles:\n1. Helpful: {H}\n2. Harmless: {S}\n\nAntitheses:\n1. (Useless) {U}\n2. (Risky) {D}",
+    "names in brackets": f"Principles:\n1. Helpful: {H}\n2. Harmless: {S}\n\nAntitheses:\n1. (Harmful) {D}\n2. (Unhelpful) {U}",
+    "for a name": f"Principles:\n1. Helpful: {H}\n2. Harmless: {S}\n\nAntitheses:\n- For harmless: {D}\n- For helpful: {U}",
+    "a dash between name and kind": f"- *Helpful* – {H}\n- *Harmless* – {S}\n- *Helpful – antithesis* – {U}\n- *Harmful* – {D}",
+    "TOML": f'[helpful]\nprinciple = "{H}"\nantithesis = "{U}"\n\n[harmless]\nprinciple = "{S}"\nantithesis = "{D}"',
 }
 
 UNUSABLE = {
@@ -142,6 +152,16 @@ UNUSABLE = {
     "numbers and places of the antitheses disagree": f"Principle 2: Harmless: {S}\nPrinciple 1: Helpful: {H}\n\nAntitheses:\n1. {U}\n2. {D}",
     "one contrastive prompt for both": f"1. Helpful: {H}\n2. Harmless: {S}\n\nContrastive prompt: {U} {D}",
     "a number without its entry": f"1. Helpful: {H}\n2. Harmless: {S} 3.\nNot helpful: {U}\n4. Not harmless: {D}",
+    "names behind the statements against their places": f"Principles:\n1. Helpful: {H}\n2. Harmless: {S}\n\nAntitheses:\n1. {D} (harmful)\n2. {U} (unhelpful)",
+    "labels that mention the other name": f"Principles:\n1. Helpful: {H}\n2. Harmless: {S}\n\nAntitheses:\n- All but harmless: {D}\n- All but helpful: {U}",
+    "statements that mention the other name": f"Principles:\n1. Helpful: {H}\n2. Harmless: {S}\n\nAntitheses:\n1. A harmful model hurts.\n2. An unhelpful one idles.",
+    "a correction behind": f"{FOUR}\n\nWait, I swapped 3 and 4.",
+    "a heading with another order of numbers": f"Principles:\n1. Helpful: {H}\n2. Harmless: {S}\n\nAntitheses of principle 2 and 1:\n- {D}\n- {U}",
+    "a heading with another order of names": f"Principles:\n1. Helpful: {H}\n2. Harmless: {S}\n\nAntitheses of harmless and helpful:\n- {D}\n- {U}",
+    "places said in words": f"Principles:\n1. Helpful: {H}\n2. Harmless: {S}\n\nAntitheses:\n- Second: {D}\n- First: {U}",
+    "a fifth before them": f"Honest: Tell the truth always.\n{FOUR.replace('1. ', '').replace('2. ', '').replace('3. ', '').replace('4. ', '')}",
+    "a fifth among labels alone": f"Helpful:\n   {H}\nHonest:\n   Tell the truth always.\nHarmless:\n   {S}\nUnhelpful:\n   {U}\nHarmful:\n   {D}",
+    "a fifth label alone behind": f"Helpful\n{H}\n\nHarmless\n{S}\n\nUnhelpful\n{U}\n\nHarmful\n{D}\n\nHonest\nTell the truth always.",
 }
 
 
@@ -178,7 +198,7 @@ def test_an_end_within_a_sentence_is_a_cut_unless_the_endpoint_says_otherwise() 
 
 
 def test_the_writer_is_told_which_labels_name_no_principle() -> None:
-    with pytest.raises(UnusableReply, match="name none of the principles: Verbose, Patchy$"):
+    with pytest.raises(UnusableReply, match=r"name none of the principles: Verbose, Patchy$"):
         parse_reply(FOUR.replace("Not helpful", "Verbose").replace("Not harmless", "Patchy"), NAMES)
 
 
