@@ -319,7 +319,7 @@ class _Outline:
 
     def _continue(self, last: Entry | None, line: _Line) -> None:
         text = plain(line.text).strip()
-        if last is None or last.heading:
+        if last is None or last.heading or not text:
             return
         apart = last.lines and line.indent < last.indent + 2 and (line.gap or _is_left_of_bullet(line, last))
         if last.loose or apart:

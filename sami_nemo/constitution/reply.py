@@ -65,7 +65,7 @@ def parse_reply(reply: str, names: Sequence[str], finish_reason: str | None = No
         # The indent of its first line, which tells that the others stand beside it.
         before = reply[: max(0, reply.find(answer))]
         entries = read_outline(before[len(before.rstrip(" \t")) :] + answer, reader)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UnusableReply("its JSON is damaged") from None
     reading = _Reading(entries, names)
 

@@ -110,6 +110,7 @@ USABLE = {
     "for a name": f"Principles:\n1. Helpful: {H}\n2. Harmless: {S}\n\nAntitheses:\n- For harmless: {D}\n- For helpful: {U}",
     "a dash between name and kind": f"- *Helpful* – {H}\n- *Harmless* – {S}\n- *Helpful – antithesis* – {U}\n- *Harmful* – {D}",
     "TOML": f'[helpful]\nprinciple = "{H}"\nantithesis = "{U}"\n\n[harmless]\nprinciple = "{S}"\nantithesis = "{D}"',
+    "a line of marks alone": f"1. Helpful: {H}\n`\n2. Harmless: {S}\n3. Not helpful: {U}\n4. Not harmless: {D}",
 }
 
 UNUSABLE = {
