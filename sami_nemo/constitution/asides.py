@@ -15,7 +15,7 @@ CORRECTION = re.compile(
 )
 NOTE = re.compile(
     r"\W*(?:(?:please\s+)?(?:a\s+|final\s+|important\s+)?notes?|n\.?\s?b|p\.?\s?s|explanations?|rationale|remarks?|comments?"
-    r"|disclaimer|caveats?|usage|reminder|tips?|important|warning|why|reason(?:ing)?|examples?|e\.g)\b",
+    r"|disclaimer|caveats?|usage|reminder|remember|recall|tips?|important|warning|why|reason(?:ing)?|examples?|e\.g)\b",
     re.IGNORECASE,
 )
 NOTE_LINE = re.compile(NOTE.pattern + r"[^.:]{0,20}:", re.IGNORECASE)
@@ -50,6 +50,8 @@ def without_notes(stated: list[Entry]) -> list[Entry]:
         strange = entry.claim is None and not entry.marker
         aside = entry in notes and (ended or (entry.gap and not entry.nested))
         before = strange and not begun and entry.foreign and entry.style.rstrip("!") not in styles
+        if aside and entry.claim is not None:
+            raise UnusableReply("a label stands beneath a note")
         if not (aside or before or (strange and ended and CLOSING.match(entry.foreign))):
             kept.append(entry)
         ended |= entry is last

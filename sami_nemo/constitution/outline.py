@@ -38,6 +38,11 @@ FINITE_VERB = re.compile(r"\b(?:is|are|be|should|must|shall|will|can|may|has|hav
 # In words, of a label that is not understood. "Use bad manners at all times: interruptions, sarcasm" has none.
 LONGEST_SURE_LABEL = 3
 LONGEST_DOUBTFUL_LABEL = 5
+# Up to three words and a separator; the statement behind it begins like the label, with a capital or without.
+SECOND_LABEL = re.compile(
+    rf"[\"“\[(]?(?P<label>(?:(?P<small>[a-z])|\w)[\w'’-]*(?:[ /]\w[\w'’-]*){{0,2}})[\"”\])]?(?:{SEPARATOR.pattern})"
+    r"(?=[\"“\[(]?(?(small)\w|[A-Z\d]))"
+)
 
 
 @dataclass(eq=False)
@@ -51,6 +56,7 @@ class Entry:
         claim: what its label says; None: it has no label, or one that is not understood.
         foreign: a label that is not understood.
         doubtful: `foreign` may be the beginning of the statement.
+        second: what may be another label behind one that names a principle: "Deceitful" in "Not honest - Deceitful: …".
         alone: the label fills its line.
         heading: it speaks of several entries.
         gap: an empty line stands before.
@@ -64,6 +70,7 @@ class Entry:
     claim: Claim | None = None
     foreign: str = ""
     doubtful: bool = False
+    second: str = ""
     alone: bool = False
     heading: bool = False
     gap: bool = False
@@ -189,6 +196,8 @@ def _read_label(entry: Entry, rest: str, reader: LabelReader) -> None:
             return
     if entry.claim is None or not entry.claim.names:
         text = _read_foreign(entry, text, first, is_line)
+    elif second := SECOND_LABEL.match(text):
+        entry.second = second["label"] if not FINITE_VERB.search(second["label"]) else ""
     entry.lines = [text] if text else []
 
 

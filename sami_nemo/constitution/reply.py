@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from sami_nemo.constitution.asides import NOTE, NOTE_LINE, antithetic_heading, check_beside, check_breaks, without_notes
 from sami_nemo.constitution.labels import ORDINALS, LabelReader, plain_label
-from sami_nemo.constitution.outline import Entry, read_outline
+from sami_nemo.constitution.outline import SECOND_LABEL, Entry, read_outline
 from sami_nemo.constitution.statements import UnusableReply, clean, is_cut, is_empty
 from sami_nemo.thinking import without_thinking
 
@@ -144,6 +144,22 @@ def _marker(entry: Entry) -> str:
     return entry.marker or ORDINALS.get(label, label if re.fullmatch(r"\d|[a-d]", label) else "")
 
 
+def _settle_second(stated: list[Entry], antitheses: list[bool]) -> None:
+    """Takes the antonyms behind the names of the antitheses for labels, where these alone have them, each another.
+
+    Raises:
+        UnusableReply: what may be a second label may be the beginning of a statement too.
+    """
+    found = [bool(entry.second) for entry in stated]
+    if not any(found):
+        return
+    if found != antitheses or len({entry.second.lower() for entry in stated if entry.second}) < sum(found):
+        raise UnusableReply("behind a name stands what may be another label or the statement's beginning")
+    for entry in stated:
+        if (match := SECOND_LABEL.match(entry.lines[0])) is not None and entry.second:
+            entry.lines[0] = entry.lines[0][match.end() :]
+
+
 class _Reading:
     """Who each entry's label names, and what it states."""
 
@@ -165,12 +181,17 @@ class _Reading:
             self._shared = roots[0][0]
         signs = [self._is_antithesis(entry) for entry in stated]
         named = [self._name(entry) for entry in stated]
-        self._settle_foreign(stated, signs, named)
+        self._settle_foreign(stated, signs)
+        _settle_second(stated, signs)
         statements = [
             _Statement(entry, self._text(entry), name, sign)
             for entry, name, sign in zip(stated, named, signs, strict=True)
         ]
-        return [statement for statement in statements if not is_empty(statement.text)]
+        empty = [statement for statement in statements if is_empty(statement.text)]
+        # It may be the second of its kind.
+        if any(statement.name is not None or statement.antithesis for statement in empty):
+            raise UnusableReply("behind one of its labels stands no statement")
+        return [statement for statement in statements if statement not in empty]
 
     def _check_unused(self, stated: list[Entry]) -> None:
         """No label between the statements may stand for nothing: its text would be lost."""
@@ -312,7 +333,8 @@ class _Reading:
         claim = before.claim
         return claim.names[0] if claim is not None and len(claim.names) == 1 and claim.sign >= 0 else None
 
-    def _settle_foreign(self, stated: list[Entry], antitheses: list[bool], named: list[int | None]) -> None:
+    @staticmethod
+    def _settle_foreign(stated: list[Entry], antitheses: list[bool]) -> None:
         """A label that is not understood is one if all like it have one; else it is the statement's beginning."""
         asked = [
             entry

@@ -24,6 +24,7 @@ XML_ELEMENT = re.compile(r"<(?P<tag>[a-z][\w-]*)(?:\s[^<>]*)?>.*?</(?P=tag)>", r
 XML_TAG = re.compile(
     r"<(?P<close>/?)(?P<tag>[a-z][\w-]*)(?P<attributes>(?:\s+\w+=[\"'][^\"'<>]*[\"'])*)\s*>", re.IGNORECASE
 )
+CHECK_BOX = re.compile(r"^(\s*(?:[-*+]|\d{1,2}[.)])\s+)\[[ xX✓✔✗✘]\]\s+", re.MULTILINE)
 LATEX = (
     (re.compile(r"\\(?:begin|end)\{[^}]*\}"), ""),
     (re.compile(r"\\item\b"), "-"),
@@ -46,6 +47,7 @@ def as_list(reply: str) -> str:
         return "\n".join([text[: match.start()], "", *_json_lines(value, ""), "", text[match.end() :]])
     if JSON_BEGINS.match(text):
         raise ValueError("its JSON is damaged")
+    text = CHECK_BOX.sub(r"\1", text)
     for pattern, replacement in LATEX:
         text = pattern.sub(replacement, text)
     if XML_ELEMENT.search(text):
