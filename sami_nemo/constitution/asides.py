@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
-from sami_nemo.constitution.outline import Entry
+from sami_nemo.constitution.outline import SENTENCE_END, Entry
 from sami_nemo.constitution.statements import UnusableReply, is_label_like
 
 # What is said behind the last statement may take back what stands before.
@@ -29,6 +30,13 @@ CLOSING = re.compile(
 ANTITHESIS_LINE = re.compile(r"antithes|opposites?\b|contrast", re.IGNORECASE)
 
 
+# Words of a preface or an afterword; an entry of a principle that was not asked for has none.
+ADDRESS = re.compile(
+    r"\b(?:here|below|above|following|these|this|i|we|you|your|our|constitution|principles?|antithes\w*|statements?)\b",
+    re.IGNORECASE,
+)
+
+
 def antithetic_heading(entry: Entry) -> Entry | None:
     """The heading for the antitheses that an entry without a name stands under."""
     for above in entry.ancestors():
@@ -50,6 +58,8 @@ def without_notes(stated: list[Entry]) -> list[Entry]:
         strange = entry.claim is None and not entry.marker
         aside = entry in notes and (ended or (entry.gap and not entry.nested))
         before = strange and not begun and entry.foreign and entry.style.rstrip("!") not in styles
+        if before and not ADDRESS.search(f"{entry.foreign} {' '.join(entry.lines)}") and entry not in notes and entry.lines:
+            raise UnusableReply("a label that names no principle stands before its statements")
         if aside and entry.claim is not None:
             raise UnusableReply("a label stands beneath a note")
         if not (aside or before or (strange and ended and CLOSING.match(entry.foreign))):
@@ -80,10 +90,10 @@ def check_breaks(stated: list[Entry]) -> None:
         raise UnusableReply("a line between its statements speaks of antitheses")
 
 
-def check_beside(entries: list[Entry], stated: list[Entry]) -> None:
-    """Raises UnusableReply if text between or behind the statements may be a part of one, or corrects them."""
-    if stated and stated[-1].style == "plain!" and any(is_label_like(text) for text in stated[-1].loose):
-        raise UnusableReply("another label stands behind its last statement")
+def check_beside(preface: list[str], entries: list[Entry], stated: list[Entry]) -> None:
+    """Raises UnusableReply if text beside the statements may be a part of one, or another, or corrects them."""
+    if any(_has_entry(lines) for lines in (preface, stated[-1].loose if stated else [])):
+        raise UnusableReply("a label that names no principle stands before or behind its statements")
     if any(CORRECTION.search(text) for entry in entries for text in entry.loose):
         raise UnusableReply("text beside its statements corrects them")
     for entry in entries[: entries.index(stated[-1])] if stated else []:
@@ -91,3 +101,11 @@ def check_beside(entries: list[Entry], stated: list[Entry]) -> None:
         for text in entry.loose:
             if parted or not (text.endswith(":") or NOTE.match(text)):
                 raise UnusableReply("text stands between its statements, and may or may not be a part of one")
+
+
+def _has_entry(lines: list[str]) -> bool:
+    """Whether a few words and a sentence on the next line may be an entry: "Honest", "Tell the truth."."""
+    return any(
+        is_label_like(label) and not label.endswith((":", ",")) and SENTENCE_END.search(text) and not ADDRESS.search(f"{label} {text}")
+        for label, text in pairwise(lines)
+    )

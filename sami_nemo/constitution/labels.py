@@ -136,15 +136,16 @@ class LabelReader:
             left, right = (self.read(side, within_sentence) for side in sides)
             if left is not None and left.names:
                 return left.and_(Claim(right.names if right else (), against=plain_label(sides[1])))
-        # A bracket may hold what is not understood, and what is may stand in a bracket alone: "Verbose (not concise)".
+        # A bracket may hold what is not understood. A bracket at the end may tell alone: "Verbose (not concise)".
         brackets = BRACKET.findall(label)
         outside = [part for part in PARTS.split(BRACKET.sub(" ", label)) if part.strip()]
         found = [self._read_part(part, within_sentence) for part in outside]
         within = [claim for part in brackets if (claim := self._read_part(part, within_sentence)) is not None]
         if not all(found):
-            if any(found) or not within or len(" ".join(outside).split()) > MOST_WORDS_BEFORE_BRACKET:
+            long = len(" ".join(outside).split()) > MOST_WORDS_BEFORE_BRACKET
+            if any(found) or not within or long or not label.rstrip(" *_]").endswith(")"):
                 return None
-            found = []
+            found = [Claim(exact=False)]
         whole = Claim()
         for claim in [*found, *within]:
             whole = whole.and_(claim or Claim())

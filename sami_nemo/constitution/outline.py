@@ -103,8 +103,8 @@ class _Line:
     gap: bool
 
 
-def read_outline(reply: str, reader: LabelReader) -> list[Entry]:
-    """The entries of a reply in its order, headings among them.
+def read_outline(reply: str, reader: LabelReader) -> tuple[list[Entry], list[str]]:
+    """The entries of a reply in its order, headings among them, and the lines before the first.
 
     Raises:
         ValueError: it holds JSON that is damaged.
@@ -113,7 +113,7 @@ def read_outline(reply: str, reader: LabelReader) -> list[Entry]:
     outline = _Outline(reader, max((line.indent + len(line.text) for line in lines), default=0))
     for line in lines:
         outline.add(line)
-    return outline.entries
+    return outline.entries, outline.preface
 
 
 def plain(text: str) -> str:
@@ -196,8 +196,8 @@ def _read_label(entry: Entry, rest: str, reader: LabelReader) -> None:
             return
     if entry.claim is None or not entry.claim.names:
         text = _read_foreign(entry, text, first, is_line)
-    elif second := SECOND_LABEL.match(text):
-        entry.second = second["label"] if not FINITE_VERB.search(second["label"]) else ""
+    if entry.foreign or (entry.claim is not None and entry.claim.names):
+        entry.second = second_label(text)
     entry.lines = [text] if text else []
 
 
@@ -284,9 +284,17 @@ def _read_foreign(entry: Entry, text: str, first: str, is_line: bool) -> str:
     return behind
 
 
+def second_label(text: str) -> str:
+    """A few words and a separator at the beginning of a text, which may be a label."""
+    match = SECOND_LABEL.match(text)
+    return match["label"] if match is not None and not FINITE_VERB.search(match["label"]) else ""
+
+
 class _Outline:
     def __init__(self, reader: LabelReader, width: int) -> None:
         self.entries: list[Entry] = []
+        self.preface: list[str] = []
+        """Lines before the first entry."""
         self._width = width
         self._length = 0
         self._reader = reader
@@ -328,6 +336,8 @@ class _Outline:
 
     def _continue(self, last: Entry | None, line: _Line) -> None:
         text = plain(line.text).strip()
+        if last is None:
+            self.preface.append(text)
         if last is None or last.heading or not text:
             return
         apart = last.lines and line.indent < last.indent + 2 and (line.gap or _is_left_of_bullet(line, last))

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from sami_nemo.constitution.asides import NOTE, NOTE_LINE, antithetic_heading, check_beside, check_breaks, without_notes
 from sami_nemo.constitution.labels import ORDINALS, LabelReader, plain_label
-from sami_nemo.constitution.outline import SECOND_LABEL, Entry, read_outline
-from sami_nemo.constitution.statements import UnusableReply, clean, is_cut, is_empty
+from sami_nemo.constitution.outline import SECOND_LABEL, Entry, read_outline, second_label
+from sami_nemo.constitution.statements import UnusableReply, check_no_label, clean, is_cut, is_empty
 from sami_nemo.thinking import without_thinking
 
 __all__ = ["Pair", "UnusableReply", "parse_reply"]
@@ -64,10 +64,10 @@ def parse_reply(reply: str, names: Sequence[str], finish_reason: str | None = No
     try:
         # The indent of its first line, which tells that the others stand beside it.
         before = reply[: max(0, reply.find(answer))]
-        entries = read_outline(before[len(before.rstrip(" \t")) :] + answer, reader)
+        entries, preface = read_outline(before[len(before.rstrip(" \t")) :] + answer, reader)
     except (ValueError, RecursionError):
         raise UnusableReply("its JSON is damaged") from None
-    reading = _Reading(entries, names)
+    reading = _Reading(entries, preface, names)
 
     statements = reading.statements()
     if finish_reason != "stop" and is_cut([statement.text for statement in statements]):
@@ -84,6 +84,7 @@ def parse_reply(reply: str, names: Sequence[str], finish_reason: str | None = No
     by_place = [statement for statement in statements if statement.name is None]
     _place_unnamed(statements, names, reading.keys, any_order=OTHER_ORDER.search(answer) is not None)
     for statement in statements:
+        check_no_label(statement.text, reader)
         entry = statement.entry
         said = reader.read(entry.whole if statement in by_place else entry.foreign, within_sentence=True)
         if said is not None and said.names and statement.name not in said.names:
@@ -153,7 +154,8 @@ def _settle_second(stated: list[Entry], antitheses: list[bool]) -> None:
     found = [bool(entry.second) for entry in stated]
     if not any(found):
         return
-    if found != antitheses or len({entry.second.lower() for entry in stated if entry.second}) < sum(found):
+    doubly = any(entry.second and entry.foreign for entry in stated)
+    if doubly or found != antitheses or len({entry.second.lower() for entry in stated if entry.second}) < sum(found):
         raise UnusableReply("behind a name stands what may be another label or the statement's beginning")
     for entry in stated:
         if (match := SECOND_LABEL.match(entry.lines[0])) is not None and entry.second:
@@ -163,8 +165,9 @@ def _settle_second(stated: list[Entry], antitheses: list[bool]) -> None:
 class _Reading:
     """Who each entry's label names, and what it states."""
 
-    def __init__(self, entries: list[Entry], names: Sequence[str]) -> None:
+    def __init__(self, entries: list[Entry], preface: list[str], names: Sequence[str]) -> None:
         self._entries = entries
+        self._preface = preface
         self._names = names
         self.keys = self._read_keys()
         self._shared: Entry | None = None
@@ -173,7 +176,7 @@ class _Reading:
         """Every entry with a statement of its own, in the reply's order."""
         stated = without_notes([entry for entry in self._entries if self._states(entry)])
         check_breaks(stated)
-        check_beside(self._entries, stated)
+        check_beside(self._preface, self._entries, stated)
         self._check_unused(stated)
         roots = [[above for above in entry.ancestors() if above.heading][-1:] for entry in stated]
         if len(roots) >= 2 * len(self._names) and roots[0] and all(root == roots[0] for root in roots):
@@ -349,15 +352,15 @@ class _Reading:
 
     def _text(self, entry: Entry) -> str:
         parts = list(entry.lines)
-        if any(NOTE_LINE.match(line) for line in parts[1:]):
-            raise UnusableReply("a note stands between its statements")
+        if any(NOTE_LINE.match(line) or (line[:1].isupper() and second_label(line)) for line in parts[1:]):
+            raise UnusableReply("a note or a label that names no principle stands within a statement")
         inner = self._parts(entry)
         if parts and not CLOSED.search(parts[-1]) and inner and (len(inner) == 1 or inner[0].marker):
             # The line may be broken before a dash or a number of the sentence.
             raise UnusableReply("an inner bullet may or may not be a part of the sentence before it")
         for part in inner:
-            if NOTE.match(part.whole):
-                raise UnusableReply("a note stands between its statements")
+            if NOTE.match(part.whole) or second_label(part.whole):
+                raise UnusableReply("a note or a label that names no principle stands within a statement")
             # A label that is not understood is a part of the text here.
             own = Entry("", 0, lines=[part.whole, *part.lines[0 if part.alone else 1 :]], children=part.children)
             parts.append(self._text(own))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 
+from sami_nemo.constitution.labels import LabelReader
 from sami_nemo.constitution.outline import SENTENCE_END, plain
 
 # A statement shorter than this tells a model nothing.
 LEAST_WORDS = 3
+MOST_WORDS_OF_LABEL = 5
 # Statements that hold none: refusals, and words that keep a place.
 REFUSAL = re.compile(
     r"(?:i['’]?m\s+)?sorry\b|i(?:['’]m|\s+am)\s+(?:unable|not\s+able)\b"
@@ -27,6 +29,13 @@ PLACEHOLDER = re.compile(
     r"|to\s+be\s+(?:written|defined|determined|added|done|decided|announced|provided))\W*",
     re.IGNORECASE,
 )
+# A sentence that gives a choice rather than going on with the statement.
+CHOICE = re.compile(r"\W*(?:or|alternatively|alternatives?|also|option|version|variant|choice)\b[^.:]{0,30}:", re.IGNORECASE)
+SENTENCE_BREAK = re.compile(r"(?<=[.!?])[\"”’)]*\s+|\s+(?=[(\[])|;\s+")
+LEADING_BRACKET = re.compile(r"[(\[][^)\]]{1,40}[)\]]\W*\s(?=\W*[A-Z])")
+TRAILING_LABEL = re.compile(r"[(\[](?P<bracket>[^()\[\]]+)[)\]]\W*$|[.!?][\"”’)]*\s+(?:[-–—=]|→|⇒)\s*(?P<words>[^.!?]+)$")
+# Separators at the end, behind which something is missing.
+OPEN_END = re.compile(r"[:,;/|=→⇒–—-]$")
 QUOTES = {'"': '"', "“": "””", "”": "”", "„": "“”", "«": "»", "‘": "’", "'": "'", "[": "]"}
 
 
@@ -64,3 +73,21 @@ def clean(text: str) -> str:
 def is_label_like(text: str) -> bool:
     """A few words that are no sentence."""
     return len(text.split()) <= 3 and not SENTENCE_END.search(text)
+
+
+def check_no_label(text: str, reader: LabelReader) -> None:
+    """Raises UnusableReply if a statement may hold a label before, within or behind it."""
+    first, *others = SENTENCE_BREAK.split(text)
+    opening = reader.read(first.rstrip(".:")) if others else None
+    if LEADING_BRACKET.match(text) or (opening is not None and opening.exact):
+        raise UnusableReply("a statement begins with what may be a label")
+    trailing = TRAILING_LABEL.search(text)
+    if OPEN_END.search(text) or (trailing is not None and reader.read(trailing["bracket"] or trailing["words"])):
+        raise UnusableReply("a statement ends with what may be a label")
+    for sentence in others:
+        label, colon, _ = sentence.partition(":")
+        said = reader.read(label, within_sentence=True) if colon and len(label.split()) <= MOST_WORDS_OF_LABEL else None
+        if said is not None and (said.names or said.kind):
+            raise UnusableReply("a label stands within a statement")
+    if any(CHOICE.match(sentence) for sentence in (first, *others)):
+        raise UnusableReply("a statement gives a choice")
