@@ -6,7 +6,7 @@ import re
 from itertools import pairwise
 
 from sami_nemo.constitution.outline import SENTENCE_END, Entry
-from sami_nemo.constitution.statements import UnusableReply, is_label_like
+from sami_nemo.constitution.statements import CHOICE, UnusableReply, is_label_like
 
 # What is said behind the last statement may take back what stands before.
 CORRECTION = re.compile(
@@ -58,8 +58,6 @@ def without_notes(stated: list[Entry]) -> list[Entry]:
         strange = entry.claim is None and not entry.marker
         aside = entry in notes and (ended or (entry.gap and not entry.nested))
         before = strange and not begun and entry.foreign and entry.style.rstrip("!") not in styles
-        if before and not ADDRESS.search(f"{entry.foreign} {' '.join(entry.lines)}") and entry not in notes and entry.lines:
-            raise UnusableReply("a label that names no principle stands before its statements")
         if aside and entry.claim is not None:
             raise UnusableReply("a label stands beneath a note")
         if not (aside or before or (strange and ended and CLOSING.match(entry.foreign))):
@@ -92,9 +90,11 @@ def check_breaks(stated: list[Entry]) -> None:
 
 def check_beside(preface: list[str], entries: list[Entry], stated: list[Entry]) -> None:
     """Raises UnusableReply if text beside the statements may be a part of one, or another, or corrects them."""
-    if any(_has_entry(lines) for lines in (preface, stated[-1].loose if stated else [])):
+    first = entries.index(stated[0]) if stated else 0
+    beside = [[entry.foreign, *entry.lines] for entry in entries[:first] if entry.claim is None and entry.foreign]
+    if any(_has_entry(lines) for lines in (*beside, preface, stated[-1].loose if stated else [])):
         raise UnusableReply("a label that names no principle stands before or behind its statements")
-    if any(CORRECTION.search(text) for entry in entries for text in entry.loose):
+    if any(CORRECTION.search(text) or CHOICE.match(text) for entry in entries for text in entry.loose):
         raise UnusableReply("text beside its statements corrects them")
     for entry in entries[: entries.index(stated[-1])] if stated else []:
         parted = entry.loose and any(child.claim is None for child in entry.children[entry.before_loose :])
@@ -106,6 +106,9 @@ def check_beside(preface: list[str], entries: list[Entry], stated: list[Entry]) 
 def _has_entry(lines: list[str]) -> bool:
     """Whether a few words and a sentence on the next line may be an entry: "Honest", "Tell the truth."."""
     return any(
-        is_label_like(label) and not label.endswith((":", ",")) and SENTENCE_END.search(text) and not ADDRESS.search(f"{label} {text}")
+        is_label_like(label)
+        and not label.endswith((":", ","))
+        and SENTENCE_END.search(text)
+        and not (NOTE.match(label) or ADDRESS.search(f"{label} {text}"))
         for label, text in pairwise(lines)
     )

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 NOUN_ENDINGS = (
     *(("", "ness"), ("y", "iness"), ("", "ity"), ("e", "ity"), ("", "ty"), ("", "y"), ("ous", "osity"), ("", "ism")),
     *(("ent", "ence"), ("ent", "ency"), ("ant", "ance"), ("ant", "ancy"), ("ate", "acy"), ("ise", "ision")),
+    *(("ous", "on"), ("ing", "ement"), ("", "th"), ("ble", "ility")),
     *(("le", "ility"), ("ple", "plicity"), ("ear", "arity"), ("ief", "evity"), ("etic", "y"), ("ic", "icity")),
 )
 NEGATING_PREFIXES = ("un", "in", "im", "ir", "il", "dis", "non", "anti")

@@ -277,7 +277,8 @@ def _read_foreign(entry: Entry, text: str, first: str, is_line: bool) -> str:
     bracketed = label.startswith("[") and label.endswith("]")
     # Behind a label a statement begins; within a statement it goes on.
     begins = behind[0].isupper() or behind[0] in '"“['
-    if not bracketed and not begins and words > 2:
+    broken = separator is not None and separator.group().strip() not in (":", "：") and words > 1
+    if not bracketed and not begins and (words > 2 or broken):
         return text
     entry.foreign = label.strip("[] ")
     entry.doubtful = not bracketed and (words > LONGEST_SURE_LABEL or not begins)

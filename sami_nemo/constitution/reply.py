@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from sami_nemo.constitution.asides import NOTE, NOTE_LINE, antithetic_heading, check_beside, check_breaks, without_notes
 from sami_nemo.constitution.labels import ORDINALS, LabelReader, plain_label
-from sami_nemo.constitution.outline import SECOND_LABEL, Entry, read_outline, second_label
+from sami_nemo.constitution.outline import SECOND_LABEL, SENTENCE_END, Entry, read_outline, second_label
 from sami_nemo.constitution.statements import UnusableReply, check_no_label, clean, is_cut, is_empty
 from sami_nemo.thinking import without_thinking
 
@@ -21,6 +21,7 @@ __all__ = ["Pair", "UnusableReply", "parse_reply"]
 
 CLOSED = re.compile(r"[.!?…:;][\"'”’)]*$")
 LONE_NUMBER = re.compile(r"[.!?]\s+\(?\d{1,2}[.)]$")
+ONE_WORD = re.compile(r"[\w'’-]+[.!]\s")
 # "Antitheses, in reverse order": then their places tell nothing.
 OTHER_ORDER = re.compile(
     r"(?<!same )(?<!that )(?<!this )\border\b(?! to\b)|\b(?:swapped|crossed|respectively reversed)\b", re.IGNORECASE
@@ -152,13 +153,16 @@ def _settle_second(stated: list[Entry], antitheses: list[bool]) -> None:
         UnusableReply: what may be a second label may be the beginning of a statement too.
     """
     found = [bool(entry.second) for entry in stated]
-    if not any(found):
-        return
+    first_words = [ONE_WORD.match(entry.lines[0]) if entry.lines else None for entry in stated]
+    if any(first_words) and [word is not None for word in first_words] == antitheses:
+        raise UnusableReply("a word before the statements of the antitheses may be another label")
     doubly = any(entry.second and entry.foreign for entry in stated)
-    if doubly or found != antitheses or len({entry.second.lower() for entry in stated if entry.second}) < sum(found):
+    if any(found) and (
+        doubly or found != antitheses or len({entry.second.lower() for entry in stated if entry.second}) < sum(found)
+    ):
         raise UnusableReply("behind a name stands what may be another label or the statement's beginning")
     for entry in stated:
-        if (match := SECOND_LABEL.match(entry.lines[0])) is not None and entry.second:
+        if entry.second and (match := SECOND_LABEL.match(entry.lines[0])) is not None:
             entry.lines[0] = entry.lines[0][match.end() :]
 
 
@@ -182,6 +186,9 @@ class _Reading:
         if len(roots) >= 2 * len(self._names) and roots[0] and all(root == roots[0] for root in roots):
             # What is said of every entry tells none from another.
             self._shared = roots[0][0]
+        lists = [self._is_list(entry) for entry in stated]
+        if any(lists) and not all(lists):
+            raise UnusableReply("beneath one of its labels stand several statements")
         signs = [self._is_antithesis(entry) for entry in stated]
         named = [self._name(entry) for entry in stated]
         self._settle_foreign(stated, signs)
@@ -202,7 +209,8 @@ class _Reading:
         for entry in self._entries[places[0] : places[-1]] if places else []:
             if entry.claim is None and entry not in stated and not self._belongs_to_parent(entry):
                 above = any(self._states(child) and child.claim is not None for child in entry.children)
-                if not above and (entry.children or not entry.style.startswith("plain")):
+                leads = entry.whole.endswith((":", "：")) or NOTE.match(entry.whole)
+                if not above and (entry.children or not entry.style.startswith("plain") or not leads):
                     raise UnusableReply(f"nothing says whose {entry.whole!r} is")
 
     def empty_name(self) -> str | None:
@@ -270,6 +278,11 @@ class _Reading:
             for child in (entry.children[: entry.before_loose] if entry.loose else entry.children)
             if child.claim is None and not self._is_alias(child) and self._belongs_to_parent(child)
         ]
+
+    def _is_list(self, entry: Entry) -> bool:
+        """Whether several whole sentences are bullets beneath its label, which may be statements each."""
+        parts = self._parts(entry)
+        return not entry.lines and len(parts) > 1 and all(SENTENCE_END.search(part.whole) for part in parts)
 
     def _is_antithesis(self, entry: Entry) -> bool:
         claim = entry.claim

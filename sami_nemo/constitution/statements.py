@@ -30,12 +30,18 @@ PLACEHOLDER = re.compile(
     re.IGNORECASE,
 )
 # A sentence that gives a choice rather than going on with the statement.
-CHOICE = re.compile(r"\W*(?:or|alternatively|alternatives?|also|option|version|variant|choice)\b[^.:]{0,30}:", re.IGNORECASE)
+CHOICE = re.compile(
+    r"\W*(?:or|alternatively|alternatives?|also|option|version|variant|choice)\b[^.:]{0,30}:", re.IGNORECASE
+)
 SENTENCE_BREAK = re.compile(r"(?<=[.!?])[\"”’)]*\s+|\s+(?=[(\[])|;\s+")
 LEADING_BRACKET = re.compile(r"[(\[][^)\]]{1,40}[)\]]\W*\s(?=\W*[A-Z])")
-TRAILING_LABEL = re.compile(r"[(\[](?P<bracket>[^()\[\]]+)[)\]]\W*$|[.!?][\"”’)]*\s+(?:[-–—=]|→|⇒)\s*(?P<words>[^.!?]+)$")
+TRAILING_LABEL = re.compile(
+    r"[(\[](?P<bracket>[^()\[\]]+)[)\]]\W*$|[.!?][\"”’)]*\s+(?:[-–—=]|→|⇒)\s*(?P<words>[^.!?]+)$"
+)
 # Separators at the end, behind which something is missing.
-OPEN_END = re.compile(r"[:,;/|=→⇒–—-]$")
+OPEN_END = re.compile(r"(?:[:,;/|=→⇒–—-]|\b(?:vs\.?|versus|and|or))$")
+# "(This keeps people informed.)" may speak of the statement.
+BRACKETED_SENTENCE = re.compile(r"[.!?][\"”’]*\s+[(\[][^()\[\]]*[)\]]$")
 QUOTES = {'"': '"', "“": "””", "”": "”", "„": "“”", "«": "»", "‘": "’", "'": "'", "[": "]"}
 
 
@@ -82,7 +88,11 @@ def check_no_label(text: str, reader: LabelReader) -> None:
     if LEADING_BRACKET.match(text) or (opening is not None and opening.exact):
         raise UnusableReply("a statement begins with what may be a label")
     trailing = TRAILING_LABEL.search(text)
-    if OPEN_END.search(text) or (trailing is not None and reader.read(trailing["bracket"] or trailing["words"])):
+    if (
+        OPEN_END.search(text)
+        or BRACKETED_SENTENCE.search(text)
+        or (trailing is not None and reader.read(trailing["bracket"] or trailing["words"]))
+    ):
         raise UnusableReply("a statement ends with what may be a label")
     for sentence in others:
         label, colon, _ = sentence.partition(":")
