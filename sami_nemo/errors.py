@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 
 EXIT_USER_ERROR = 2
+# What a disk answers to a write alone: it is full, over quota or read-only, or its files may not grow as large.
+DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 class UserError(Exception):
@@ -20,7 +25,9 @@ class UserError(Exception):
         self.field = field
         self.value = value
         self.remedy = remedy
-        super().__init__(" ".join(f"{field} = {value}: {remedy}".split()))
+        # One line; spaces stay, because a remedy may be a command to be pasted.
+        lines = f"{field} = {value}: {remedy}".splitlines()
+        super().__init__(" ".join(filter(None, map(str.strip, lines))))
 
 
 class ConfigError(UserError):
@@ -53,6 +60,10 @@ class HubError(UserError):
 
 class TrainingDiverged(UserError):
     """A loss or gradient that is not finite."""
+
+
+class StorageError(UserError):
+    """A disk that takes no more."""
 
 
 class SeveralErrors(UserError):
@@ -91,3 +102,44 @@ def raise_all(errors: Sequence[UserError]) -> None:
     """
     if errors:
         raise together(errors)
+
+
+def storage_error(error: BaseException, place: object) -> StorageError | None:
+    """What a disk that is full, over quota or read-only makes of a write, as one line; None of any other error.
+
+    Args:
+        place: what was written, if the error does not name it.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    reason = os.strerror(number) if number in DISK_REFUSES else None
+    if reason is None:
+        # Libraries in other languages have types of their own for it, and quote the system's words.
+        words = [os.strerror(each) for each in DISK_REFUSES]
+        reason = next((line.strip() for line in str(error).splitlines() if any(each in line for each in words)), None)
+    if reason is None:
+        return None
+    where = error.filename if isinstance(error, OSError) and error.filename else place
+    remedy = "free space or make it writable, or set runs_dir= to another disk; the same command goes on from here"
+    return StorageError(str(where), f"({reason})", remedy)
+
+
+def user_error(error: BaseException, place: object) -> UserError | None:
+    """The line that a user can mend an error by; None if it is the program's.
+
+    Args:
+        place: what was written, if it is a disk that takes no more and the error does not name it.
+    """
+    return error if isinstance(error, UserError) else storage_error(error, place)
+
+
+def tell(line: object) -> None:
+    """Print a last line on stderr.
+
+    An output that takes nothing, on a full disk or a closed pipe, is given up: Python would complain when it closes it.
+    """
+    for stream, text in ((sys.stdout, ""), (sys.stderr, f"{line}\n")):
+        try:
+            stream.write(text)
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,29 +1,68 @@
-"""What config.json of a Mistral or Mixtral says, in this product's names. It is read here and nowhere else; no torch.
+"""Sizes and constants of a Mistral, a Mixtral or a Llama, in this product's names. Needs no torch.
 
 `Geometry` is the table: each of its fields knows Hugging Face's name of the same thing and, where Megatron has one,
-Megatron's. What a file leaves out is what transformers takes for that architecture; sizes are never guessed.
+Megatron's. config_json.py reads it from a checkpoint.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
-from sami_nemo.errors import CheckpointError
-
-Architecture = Literal["mistral", "mixtral"]
+Architecture = Literal["mistral", "mixtral", "llama"]
 ARCHITECTURES = get_args(Architecture)
-CLASSES = ("MistralForCausalLM", "MixtralForCausalLM")
+CLASSES = {"mistral": "MistralForCausalLM", "mixtral": "MixtralForCausalLM", "llama": "LlamaForCausalLM"}
 # How the weights are stored: transformers' name since 4.56, and the one before.
 DTYPE_KEYS = ("dtype", "torch_dtype")
-# Of transformers' MistralConfig and MixtralConfig, for what config.json leaves out.
+ACTIVATION = "silu"
+# Of transformers' MistralConfig, MixtralConfig and LlamaConfig, for what config.json leaves out. Llama's heads have a key
+# each where it is not said how many share one.
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "mistral": {"max_positions": 131_072, "norm_epsilon": 1e-6, "rope_theta": 1e4, "window": 4096},
-    "mixtral": {"max_positions": 131_072, "norm_epsilon": 1e-5, "rope_theta": 1e6, "window": None},
+    "mistral": {
+        "num_key_value_heads": 8,
+        "max_positions": 131_072,
+        "norm_epsilon": 1e-6,
+        "rope_theta": 1e4,
+        "window": 4096,
+    },
+    "mixtral": {
+        "num_key_value_heads": 8,
+        "num_experts": 8,
+        "experts_per_token": 2,
+        "max_positions": 131_072,
+        "norm_epsilon": 1e-5,
+        "rope_theta": 1e6,
+        "window": None,
+    },
+    "llama": {"max_positions": 2048, "norm_epsilon": 1e-6, "rope_theta": 1e4, "window": None},
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """How the rotary embedding reaches beyond the positions of pretraining. Fields are called as in `rope_scaling`."""
+
+    rope_type: Literal["linear", "llama3", "yarn"]
+    factor: float
+    original_max_position_embeddings: int | None = None
+    """Positions before; of llama3 and yarn."""
+    low_freq_factor: float | None = None
+    """Of llama3: longer waves than `original_max_position_embeddings` by this are stretched by `factor`."""
+    high_freq_factor: float | None = None
+    """Of llama3: shorter waves than `original_max_position_embeddings` by this stay."""
+    attention_factor: float | None = None
+    """Of yarn: sines and cosines are multiplied by it."""
+    beta_fast: float | None = None
+    """Of yarn: waves that turn more often than this within the positions before stay."""
+    beta_slow: float | None = None
+    """Of yarn: waves that turn less often are stretched by `factor`."""
+    truncate: bool | None = None
+    """Of yarn: whether the bounds between both are whole channels."""
+
+    def hf(self) -> dict[str, Any]:
+        """As `rope_scaling` of a config.json."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -59,9 +98,7 @@ class Geometry:
     """Positions that attention looks back on; None: all."""
     norm_epsilon: Annotated[float, Named("rms_norm_eps", "layernorm_epsilon")] = 1e-5
     rope_theta: Annotated[float, Named("rope_theta", "rotary_base")] = 1e4
-    rope_scaling: Annotated[str | None, Named("rope_scaling")] = None
-    """How positions beyond `max_positions` are reached: "yarn", for instance."""
-    activation: Annotated[str, Named("hidden_act")] = "silu"
+    rope_scaling: Annotated[RopeScaling | None, Named("rope_scaling")] = None
     dtype: Annotated[str | None, Named(DTYPE_KEYS[0])] = None
     """Of the stored weights, as torch calls it."""
 
@@ -75,17 +112,44 @@ class Geometry:
         """Channels of all key heads; the values have as many."""
         return self.num_key_value_heads * self.head_dim
 
+    @property
+    def positions(self) -> int | None:
+        """Longest sequence that attention sees whole and in places that it knows; None: not known."""
+        known, scaling = self.max_positions, self.rope_scaling
+        limits = [known, self.window]
+        if known is not None and scaling is not None and scaling.rope_type == "linear":
+            # Of the other forms `max_position_embeddings` is what is reached with them; so transformers and vLLM read it.
+            limits[0] = int(known * scaling.factor)
+        if scaling is not None and scaling.rope_type == "yarn":
+            # vLLM keeps the angles of so many.
+            assert scaling.original_max_position_embeddings is not None
+            limits.append(int(scaling.original_max_position_embeddings * scaling.factor))
+        return min((limit for limit in limits if limit is not None), default=None)
+
     def hf(self) -> dict[str, Any]:
-        """As fields of a config.json that is written here."""
-        values = {name: getattr(self, name) for name in HF_NAMES if name not in ("rope_scaling", "dtype")}
-        assert self.rope_scaling is None, "this project makes no models with stretched positions"
-        if self.num_experts is None:
-            del values["num_experts"], values["experts_per_token"]
-        return {HF_NAMES[name]: value for name, value in values.items()}
+        """As fields of a config.json that transformers 4 and 5 read alike."""
+        values = {HF_NAMES[name]: getattr(self, name) for name in HF_NAMES if name not in ("rope_scaling", "dtype")}
+        values["rope_scaling"] = None if self.rope_scaling is None else self.rope_scaling.hf()
+        # The one activation that all engines compute.
+        values["hidden_act"] = ACTIVATION
+        # Those that the class does not have.
+        absent = ("num_experts", "experts_per_token") if self.num_experts is None else ()
+        for name in (*absent, *(("window",) if self.architecture == "llama" else ())):
+            del values[HF_NAMES[name]]
+        return values
 
     def megatron(self) -> dict[str, Any]:
         """The arguments of Megatron's configuration that have the same meaning."""
         return {named.megatron: getattr(self, name) for name, named in NAMES.items() if named.megatron is not None}
+
+
+def vocabulary_part(tokens: int, ranks: int) -> int:
+    """Rows of embedding and output projection on each of `ranks` tensor-parallel ranks, which hold equally many.
+
+    Where `ranks` does not divide the vocabulary of `tokens`, the last parts are filled up with rows of no token: as few as
+    that takes, so that a vocabulary that does divide, or is not shared, stays as it is.
+    """
+    return -(-tokens // ranks)
 
 
 NAMES: dict[str, Named] = {
@@ -96,48 +160,6 @@ SIZES = tuple(each.name for each in dataclasses.fields(Geometry) if each.default
 """What has to be stated of any model."""
 
 
-def read_geometry(checkpoint: Path, source: str = "model.path") -> Geometry:
-    """The geometry of a checkpoint that is trained, scored or sampled from.
-
-    Args:
-        source: the configuration key that `checkpoint` comes from, for errors.
-
-    Raises:
-        CheckpointError: config.json is missing or damaged, leaves out a size, or is of another architecture.
-    """
-    values = read_config(checkpoint, source)
-    classes = values.get("architectures") or []
-    if not set(classes) & set(CLASSES):
-        raise CheckpointError(source, checkpoint, f"is {classes}; only {' and '.join(CLASSES)} work")
-    return geometry_of(values, checkpoint, source)
-
-
-def geometry_of(values: dict[str, Any], checkpoint: Path, source: str = "model.path") -> Geometry:
-    """The geometry that the fields of a config.json describe.
-
-    Raises:
-        CheckpointError: a size is missing, or the architecture is another.
-    """
-    architecture = str(values.get("model_type"))
-    if architecture not in ARCHITECTURES:
-        remedy = f"its config.json says model_type = {architecture}; only {' and '.join(ARCHITECTURES)} work"
-        raise CheckpointError(source, checkpoint, remedy)
-    found = {name: values[hf] for name, hf in HF_NAMES.items() if values.get(hf) is not None}
-    found = DEFAULTS[architecture] | found | _rope(values)
-    if HF_NAMES["window"] in values:
-        # Null is an answer here: attention without a window.
-        found["window"] = values[HF_NAMES["window"]]
-    found["dtype"] = next((values[key] for key in DTYPE_KEYS if values.get(key) is not None), None)
-    if architecture == "mistral":
-        found |= {"num_experts": None, "experts_per_token": 1}
-    found, missing = complete(found)
-    if missing:
-        raise CheckpointError(
-            source, checkpoint, f"its config.json lacks {', '.join(HF_NAMES[name] for name in missing)}"
-        )
-    return Geometry(**found)
-
-
 def complete(found: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Values of `Geometry` with the head's size derived from the others, and the names of sizes that are still missing."""
     if "head_dim" not in found and {"hidden_size", "num_attention_heads"} <= found.keys():
@@ -146,48 +168,7 @@ def complete(found: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return found, [name for name in (*SIZES, *experts) if name not in found]
 
 
-def _rope(values: dict[str, Any]) -> dict[str, Any]:
-    """Base and scaling of the rotary embedding: transformers 5 puts both into `rope_parameters`."""
-    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    found: dict[str, Any] = {"rope_scaling": None if kind == "default" else kind}
-    if "rope_theta" in rope:
-        found["rope_theta"] = float(rope["rope_theta"])
-    return found
-
-
 def with_dtype(values: dict[str, Any], dtype: str) -> dict[str, Any]:
     """The fields of a config.json, saying that the weights are stored as `dtype`: under the names that they use already."""
     keys = [key for key in DTYPE_KEYS if key in values] or [DTYPE_KEYS[0]]
     return {**values, **dict.fromkeys(keys, dtype)}
-
-
-def check_files(checkpoint: Path, source: str) -> None:
-    """A directory holds what every checkpoint has: config.json, weights and a tokenizer.
-
-    Raises:
-        CheckpointError: the first that is missing.
-    """
-    read_config(checkpoint, source)
-    if not any(checkpoint.glob("*.safetensors")):
-        raise CheckpointError(source, checkpoint, "no *.safetensors; convert the checkpoint, other formats are pickle")
-    if not any((checkpoint / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
-        raise CheckpointError(source, checkpoint, "no tokenizer.json or tokenizer.model; copy the model's tokenizer")
-
-
-def read_config(checkpoint: Path, source: str) -> dict[str, Any]:
-    """The fields of a checkpoint's config.json.
-
-    Raises:
-        CheckpointError: it is missing or damaged.
-    """
-    path = checkpoint / "config.json"
-    if not path.is_file():
-        raise CheckpointError(source, checkpoint, "no config.json; give the directory of a Hugging Face checkpoint")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(source, checkpoint, f"its config.json cannot be read as JSON ({error})") from None
-    if not isinstance(values, dict) or not values:
-        raise CheckpointError(source, checkpoint, "its config.json is not a JSON object with the model's sizes")
-    return values

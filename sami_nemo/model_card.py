@@ -118,10 +118,10 @@ def settings(config: Config, iteration: int) -> dict[str, str]:
     }
 
 
-def base_license(base: Path | None) -> dict[str, Any]:
+def base_license(base: Path) -> dict[str, Any]:
     """What the card in the directory of a base model says about its license; empty if it has none that can be read."""
     try:
-        text = (base / CARD).read_text(encoding="utf-8") if base else ""
+        text = (base / CARD).read_text(encoding="utf-8")
         found = FRONT_MATTER.match(text)
         front = yaml.safe_load(found[1]) if found else None
     except (OSError, UnicodeDecodeError, yaml.YAMLError):

@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+from sami_nemo.errors import storage_error
+
 EVENTS_VARIABLE = "SAMI_EVENTS"
 STOP_VARIABLE = "SAMI_STOP"
 
@@ -61,5 +63,10 @@ def _append(event: dict[str, Any]) -> None:
     if path is None:
         return
     event = {"time": time.time(), **event}
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(event) + "\n")
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(event) + "\n")
+    except OSError as error:
+        # Work that has room elsewhere goes on unseen; work that has not says so itself.
+        if storage_error(error, path) is None:
+            raise

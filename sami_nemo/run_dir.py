@@ -15,13 +15,14 @@ last; a stage without a matching manifest is not finished. Layout:
     runs/<name>/report/index.html             the run in figures, see report/
     runs/<name>/queries/                      evaluation.jsonl, half_0.jsonl, half_1.jsonl, constitutions.json
     runs/<name>/iteration_<n>/train/          checkpoints while training, then its record
-    runs/<name>/iteration_<n>/hf/             the model of iteration n as a Hugging Face checkpoint
+    runs/<name>/iteration_<n>/hf/             the model of iteration n as a Hugging Face checkpoint; of iteration 0 the base
+                                              model, with links to its weights
     runs/<name>/iteration_<n>/responses/      what the model of iteration n answered
     runs/<name>/iteration_<n>/engine_<k>/     what engine k of several answered, before it is put together
     runs/<name>/iteration_<n>/groups/         contrast groups built from those responses
     runs/<name>/iteration_<n>/evaluation/     bound and lengths of the model of iteration n
     runs/<name>/iteration_<n>/judge/          comparisons of its responses with those of the baselines
-    runs/<name>/instruct/                     responses, groups and evaluation of the instruct baseline
+    runs/<name>/instruct/                     the same of the instruct baseline: hf, responses, groups, evaluation
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+
+from sami_nemo.errors import storage_error
 
 # In the place of an iteration: the instruct baseline, which answers and is evaluated like an iteration's model.
 INSTRUCT = -1
@@ -139,15 +142,29 @@ def fsync_directory(path: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_writer(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
-    """A file, of text unless `binary`, that appears at `path` whole, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A file, of text unless `binary`, that appears at `path` whole, or not at all.
+
+    Raises:
+        StorageError: the disk is full, over quota or read-only.
+    """
     temporary = partial(path)
-    with temporary.open("wb") if binary else temporary.open("w", encoding="utf-8") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    fsync_directory(path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") if binary else temporary.open("w", encoding="utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        fsync_directory(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError) and error.filename == str(temporary):
+            error.filename = str(path)
+        refused = storage_error(error, path) if isinstance(error, OSError) else None
+        if refused is None:
+            raise
+        raise refused from None
 
 
 def write_text(path: Path, text: str) -> None:

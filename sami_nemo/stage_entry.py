@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sami_nemo.config.files import load_config
-from sami_nemo.errors import EXIT_USER_ERROR, UserError
+from sami_nemo.errors import EXIT_USER_ERROR, tell, user_error
 from sami_nemo.progress import report_error, report_phase
 from sami_nemo.run_dir import INSTRUCT, RunDir
 from sami_nemo.versions import Environment, check_versions
@@ -46,9 +46,12 @@ def run(main: Callable[..., None], environment: Environment) -> None:
         if is_writer():
             report_phase("work")
         main(config, RunDir(arguments.run_dir), arguments.iteration, **engine)
-    except UserError as error:
+    except Exception as error:
+        shown = user_error(error, arguments.run_dir)
+        if shown is None:
+            raise
         # From every process of a distributed stage: the others may be stopped before they come to it. The launcher
         # shows the first.
-        print(error, file=sys.stderr, flush=True)
-        report_error(str(error))
+        report_error(str(shown))
+        tell(shown)
         sys.exit(EXIT_USER_ERROR)

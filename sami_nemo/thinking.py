@@ -42,11 +42,13 @@ MARK = re.compile(
 # Within a line. A straight quotation mark opens before a word and closes behind one, so that inches do neither.
 QUOTATION = re.compile(
     r"""`[^`\n]+` | (?<!\w)"(?=\S)[^"\n]*(?<=\S)"(?!\w) | (?<!\w)'(?=\S)[^'\n]*(?<=\S)'(?!\w)
-    | “[^”\n]*” | „[^“”\n]*[“”] | ‘[^’\n]*’ | «[^»\n]*» | 「[^」\n]*」""",
+    | “[^“”\n]*” | „[^„“”\n]*[“”] | ‘[^‘’\n]*’ | «[^«»\n]*» | 「[^「」\n]*」 | 『[^『』\n]*』""",
     re.VERBOSE,
 )
 # Words before a tag and a sentence that goes on behind it: "B shows its <think> tag to the user".
 MENTION_BEFORE = re.compile(r"\w+\W+\w+,?[ ]+\(?\Z")
+# Two words fit into it; longer lines would be searched once for every tag.
+MENTION_LENGTH = 80
 MENTION_BEHIND = re.compile(r"[ ]+[^\W\d_A-Z]|[,.;)]")
 
 
@@ -60,9 +62,10 @@ def without_thinking(reply: str) -> str | None:
         None: a block of thinking is never closed, so that nothing in the reply is sure to be an answer.
     """
     answer, depth, in_channels, position = "", 0, False, 0
+    quotations = [quotation.span() for quotation in QUOTATION.finditer(reply)]
     for mark in MARK.finditer(reply):
         kind = mark.lastgroup
-        if _is_mentioned(reply, mark) or (kind == "end" and not in_channels):
+        if _is_mentioned(reply, mark, quotations) or (kind == "end" and not in_channels):
             continue
         if depth == 0:
             answer += reply[position : mark.start()]
@@ -79,13 +82,10 @@ def without_thinking(reply: str) -> str | None:
     return None if depth else (answer + reply[position:]).strip()
 
 
-def _is_mentioned(reply: str, mark: re.Match[str]) -> bool:
-    start = reply.rfind("\n", 0, mark.start()) + 1
-    end = reply.find("\n", mark.end())
-    line = reply[start : end if end >= 0 else len(reply)]
-    first, last = mark.start() - start, mark.end() - start
-    if line.lstrip().startswith(">"):
+def _is_mentioned(reply: str, mark: re.Match[str], quotations: list[tuple[int, int]]) -> bool:
+    before = reply[reply.rfind("\n", 0, mark.start()) + 1 : mark.start()]
+    if before.lstrip().startswith(">"):
         return True
-    if any(quotation.start() < first and last < quotation.end() for quotation in QUOTATION.finditer(line)):
+    if any(start < mark.start() and mark.end() < end for start, end in quotations):
         return True
-    return bool(MENTION_BEFORE.search(line[:first]) and MENTION_BEHIND.match(line[last:]))
+    return bool(MENTION_BEFORE.search(before[-MENTION_LENGTH:]) and MENTION_BEHIND.match(reply, mark.end()))

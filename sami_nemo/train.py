@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from sami_nemo import stage_entry
-from sami_nemo.base_model.locate import locate
 from sami_nemo.config.schema import Config
 from sami_nemo.constitution.principles import load_principles
 from sami_nemo.contrast.batches import group_length, training_order
@@ -28,7 +27,7 @@ from sami_nemo.versions import check_versions
 
 def main(config: Config, run: RunDir, iteration: int) -> None:
     groups = [ContrastGroup.from_json(row) for row in read_jsonl(run.groups(iteration - 1) / "training.jsonl")]
-    base = locate(config.model.path)
+    base = run.hf(0)
     directory = partial(run.train(iteration))
     directory.mkdir(parents=True, exist_ok=True)
     card = ""

@@ -24,7 +24,7 @@ from sami_nemo.constitution.principles import (
     load_principles,
 )
 from sami_nemo.constitution.reply import Pair, UnusableReply, parse_reply
-from sami_nemo.errors import DataError
+from sami_nemo.errors import DataError, EndpointError
 from sami_nemo.progress import report_phase
 from sami_nemo.prompts.templates import Task, principle_writer_prompt
 from sami_nemo.run_dir import RunDir, partial, write_json, write_text
@@ -43,6 +43,7 @@ TIMEOUT_SECONDS = 600.0
 RETRIES = 8
 # Of a reply, in an error's one line.
 SHOWN_CHARACTERS = 400
+OTHER_PRINCIPLES = "use another principles.model, or write a principles file (principles=file principles.file=PATH)"
 
 
 def main(config: Config, run: RunDir, iteration: int) -> None:
@@ -76,21 +77,19 @@ def open_writer(config: Config) -> Iterator[Endpoint]:
 
     principles = config.principles
     assert principles.model is not None
+
+    def endpoint(model: str, base_url: str | None) -> Endpoint:
+        variable, request = principles.api_key_variable, principles.request
+        return Endpoint("principles", model, base_url, variable, TIMEOUT_SECONDS, RETRIES, request=request)
+
     if principles.source == "endpoint":
-        yield Endpoint(
-            "principles",
-            principles.model,
-            principles.base_url,
-            principles.api_key_variable,
-            TIMEOUT_SECONDS,
-            RETRIES,
-        )
+        yield endpoint(principles.model, principles.base_url)
         return
     from sami_nemo.serving.server import serve
 
     with serve(download(principles.model, field="principles.model"), config) as (base_url, name):
         report_phase("work")
-        yield Endpoint("principles", name, base_url, principles.api_key_variable, TIMEOUT_SECONDS, RETRIES)
+        yield endpoint(name, base_url)
 
 
 def write_principles(
@@ -103,26 +102,31 @@ def write_principles(
 
     Raises:
         DataError: none of `principles.attempts` replies can be used; it shows the last.
-        EndpointError: the writer cannot be asked.
+        EndpointError: the writer cannot be asked, or refuses to answer.
     """
     names = tuple(principles.names or NAMES[task])
     prompt = principle_writer_prompt(task, principles.task or PURPOSES[task], names)
     messages: list[Message] = [{"role": "user", "content": prompt}]
     for _ in range(principles.attempts):
         reply = writer.ask(messages, principles.max_tokens)
-        entry = {"messages": list(messages), "reply": reply.text, "problem": None}
+        entry = {
+            "messages": list(messages),
+            "reply": reply.text,
+            "finish_reason": reply.finish_reason,
+            "problem": reply.refusal,
+        }
         log.append(entry)
+        if reply.refusal:
+            remedy = f"gives no answer ({reply.refusal}: {reply.detail}); {OTHER_PRINCIPLES}"
+            raise EndpointError("principles.model", principles.model, remedy)
         try:
-            return principle_set(parse_reply(reply.text, names), str(principles.model), prompt)
+            return principle_set(parse_reply(reply.text, names, reply.finish_reason), str(principles.model), prompt)
         except UnusableReply as problem:
             entry["problem"] = str(problem)
             told = complaint(problem, names)
             messages += [{"role": "assistant", "content": reply.text}, {"role": "user", "content": told}]
     shown = reply.text if len(reply.text) <= SHOWN_CHARACTERS else reply.text[:SHOWN_CHARACTERS] + " …"
-    remedy = (
-        f"{entry['problem']} in the last of {principles.attempts} replies; use another principles.model, or write a "
-        f"principles file (principles=file principles.file=PATH). The reply: {shown}"
-    )
+    remedy = f"{entry['problem']} in the last of {principles.attempts} replies; {OTHER_PRINCIPLES}. The reply: {shown}"
     raise DataError("principles.model", principles.model, remedy)
 
 

@@ -26,8 +26,8 @@ from sami_nemo.bench.measure import machine, paired, table
 from sami_nemo.checkpoint.hf_export import export_hf
 from sami_nemo.checkpoint.hf_import import load_hf_weights
 from sami_nemo.config.compose import compose
+from sami_nemo.config_json import read_geometry
 from sami_nemo.errors import EXIT_USER_ERROR, UserError
-from sami_nemo.geometry import read_geometry
 from sami_nemo.model.cpu_backend import cpu_backend
 from sami_nemo.model.megatron_config import nemo_config
 

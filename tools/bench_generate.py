@@ -24,11 +24,11 @@ import yaml
 from sami_nemo.bench.measure import machine, paired, table
 from sami_nemo.config.files import parse_config
 from sami_nemo.config.schema import Config
+from sami_nemo.config_json import read_geometry
 from sami_nemo.constitution.drawing import all_constitutions
 from sami_nemo.constitution.principles import load_principles
 from sami_nemo.errors import EXIT_USER_ERROR, UserError
 from sami_nemo.generate.requests import plan_requests
-from sami_nemo.geometry import read_geometry
 from sami_nemo.launch.stages import ROOT, python
 from sami_nemo.prompts.tokenization import PromptTokenizer
 from sami_nemo.records import Query

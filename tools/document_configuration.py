@@ -17,9 +17,9 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from sami_nemo.config.compose import RECIPES, ROOT, is_section
 from sami_nemo.config.files import flatten
 from sami_nemo.config.machine import ClusterConfig, JobConfig
+from sami_nemo.config.overrides import RECIPES, ROOT, is_section
 from sami_nemo.config.schema import Config
 
 PAGE = ROOT / "docs" / "configuration.md"
@@ -33,6 +33,15 @@ A key without a default has to be stated; the files in `conf/` and the shipped r
 meaning says otherwise, a length is in tokens, a time in seconds, and memory in GiB.
 `train.precision` and `generate.dtype` may also be `auto`, as in the files of `conf/`: what the machine multiplies fast
 (docs/architecture.md).
+
+A text on the command line stands for itself, whatever it looks like: `name=007`, `cluster.default.memory=64`,
+`runs_dir=/data/my runs`, as far as the shell hands it over whole. Quotes around all of it are taken off, so
+`judge.model='"null"'` is the word; `${KEY}` is the value of another key, and `\\${` those two signs. Lists are
+`data.subsets=[a,b]`, with quotes around what is more than a word: `cluster.default.flags='["--gres=gpu:a100:8"]'`. In a file
+YAML reads `64`, `yes` or `12:30:00` as other things than texts; such a line is refused until it has quotes.
+
+Variables of stages arrive as written, and no `${…}` of the command line is replaced in them:
+`cluster.default.environment.OMP_NUM_THREADS=4`, `cluster.train.environment.NCCL_DEBUG=INFO`.
 """
 
 
@@ -97,8 +106,9 @@ WORDS = {
     "NonNegativeFloat": "number ≥ 0",
     "PathText": "path or name",
     "WebAddress": "http(s) address",
+    "RequestParameters": "names with values",
     "VariableName": "variable's name",
-    "EnvironmentText": "text",
+    "Line": "text",
     "str": "text",
     "bool": "true, false",
     "int": "integer",

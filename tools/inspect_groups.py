@@ -15,8 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sami_nemo.base_model.locate import locate
-from sami_nemo.config.files import load_config
 from sami_nemo.errors import EXIT_USER_ERROR, DataError, RunDirectoryError, UserError
 from sami_nemo.evaluate.metrics import bound
 from sami_nemo.records import ContrastGroup
@@ -68,7 +66,7 @@ def decoder(run: RunDir) -> Any:
     """From ids to text, special tokens included."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(str(locate(load_config(run.config).model.path)), local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(str(run.hf(0)), local_files_only=True)
     return lambda ids: tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
 
 

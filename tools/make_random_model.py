@@ -1,4 +1,4 @@
-"""Make a small Mistral or Mixtral checkpoint with random weights and its own tokenizer. Downloads nothing.
+"""Make a small Mistral, Mixtral or Llama checkpoint with random weights and its own tokenizer. Downloads nothing.
 
 .venv/train/bin/python tools/make_random_model.py --output models/tiny-random [--architecture mixtral --num-experts 4]
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 from sami_nemo.base_model import random_model, sealed
 from sami_nemo.base_model.prepare import MODEL_SEED
 from sami_nemo.errors import EXIT_USER_ERROR, UserError
+from sami_nemo.geometry import ARCHITECTURES
 
 
 def main() -> int:
@@ -22,7 +23,7 @@ def main() -> int:
         argument_default=argparse.SUPPRESS,
     )
     parser.add_argument("--output", type=Path, required=True, help="directory to make")
-    parser.add_argument("--architecture", choices=("mistral", "mixtral"))
+    parser.add_argument("--architecture", choices=ARCHITECTURES)
     for size in ("num-layers", "hidden-size", "num-attention-heads", "num-key-value-heads", "vocab-size"):
         parser.add_argument(f"--{size}", type=int)
     parser.add_argument("--num-experts", type=int, help="of a Mixtral")

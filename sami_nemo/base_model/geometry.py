@@ -6,8 +6,9 @@ from pathlib import Path
 
 from sami_nemo.base_model import random_model, smollm2, upcycle
 from sami_nemo.config.schema import ModelConfig
+from sami_nemo.config_json import geometry_of, read_config
 from sami_nemo.errors import ConfigError
-from sami_nemo.geometry import ARCHITECTURES, HF_NAMES, Geometry, complete, geometry_of, read_config
+from sami_nemo.geometry import ARCHITECTURES, HF_NAMES, Geometry, complete
 
 # What a configuration can state of its model.
 STATED = tuple(name for name in ModelConfig.model_fields if name in HF_NAMES and name != "architecture")
@@ -26,8 +27,8 @@ def base_geometry(model: ModelConfig, directory: Path | None = None) -> Geometry
         ConfigError: the configuration states something else, or the model cannot be made so.
         CheckpointError: config.json cannot be read.
     """
-    if model.architecture == "mistral" and model.num_experts is not None:
-        remedy = "a mistral has no experts; set null or model.architecture=mixtral"
+    if model.architecture != "mixtral" and model.num_experts is not None:
+        remedy = f"a {model.architecture} has no experts; set null or model.architecture=mixtral"
         raise ConfigError("model.num_experts", model.num_experts, remedy)
     directory = directory or Path(model.path)
     if (directory / "config.json").is_file():
@@ -50,7 +51,7 @@ def base_geometry(model: ModelConfig, directory: Path | None = None) -> Geometry
 
 def _check_architecture(model: ModelConfig, found: object, origin: str) -> None:
     if found != model.architecture:
-        way_out = "correct it" if found in ARCHITECTURES else f"only {' and '.join(ARCHITECTURES)} are supported"
+        way_out = "correct it" if found in ARCHITECTURES else f"only {', '.join(ARCHITECTURES)} work"
         raise ConfigError("model.architecture", model.architecture, f"{origin} model_type = {found}; {way_out}")
 
 
@@ -89,7 +90,7 @@ def random_geometry(model: ModelConfig) -> Geometry:
 
 def experts_of(model: ModelConfig) -> int | None:
     """Experts of a model that is made here; None: a dense one."""
-    return None if model.architecture == "mistral" else _required(model, "num_experts")
+    return None if model.architecture != "mixtral" else _required(model, "num_experts")
 
 
 def _required(model: ModelConfig, field: str) -> int:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sami_nemo.errors import CheckpointError
-from sami_nemo.geometry import DEFAULTS, Architecture, Geometry
+from sami_nemo.geometry import CLASSES, DEFAULTS, Architecture, Geometry
 
 if TYPE_CHECKING:
-    from transformers import MistralConfig, MixtralConfig, PreTrainedTokenizerFast
+    from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 # With Mistral's usual 0.02 a small random model gives nearly the same logits for every prompt; at 0.2 its greedy
 # answers depend on the prompt, so that contrast groups outlast the filter of identical responses.
@@ -38,7 +38,7 @@ def geometry(
     vocab_size: int = 1024,
 ) -> Geometry:
     """Of a random model. Heads have at least 32 channels by default: vLLM's CPU attention has no kernel below."""
-    assert (num_experts is not None) == (architecture == "mixtral"), "a Mixtral has experts, a Mistral has none"
+    assert (num_experts is not None) == (architecture == "mixtral"), "a Mixtral has experts, others have none"
     return Geometry(
         architecture=architecture,
         num_layers=num_layers,
@@ -50,22 +50,25 @@ def geometry(
         vocab_size=vocab_size,
         num_experts=num_experts,
         experts_per_token=min(2, num_experts or 1),
+        max_positions=MAX_POSITIONS,
+        window=None,
+        norm_epsilon=DEFAULTS[architecture]["norm_epsilon"],
+        rope_theta=DEFAULTS[architecture]["rope_theta"],
         dtype="bfloat16",
-        **DEFAULTS[architecture] | {"max_positions": MAX_POSITIONS, "window": None},
     )
 
 
 def build(directory: Path, geometry: Geometry, seed: int) -> None:
     """Write a random model (bfloat16 safetensors) and its tokenizer into `directory`."""
     import torch
-    from transformers import GenerationConfig, MistralForCausalLM, MixtralForCausalLM
+    import transformers
+    from transformers import GenerationConfig
 
     tokenizer = train_tokenizer(shipped_text(), geometry.vocab_size)
     config = _hf_config(geometry, tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        architecture = MistralForCausalLM if geometry.architecture == "mistral" else MixtralForCausalLM
-        model = architecture(config).to(torch.bfloat16)
+        model = getattr(transformers, CLASSES[geometry.architecture])(config).to(torch.bfloat16)
     model.generation_config = GenerationConfig(
         bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
     )
@@ -73,7 +76,7 @@ def build(directory: Path, geometry: Geometry, seed: int) -> None:
     tokenizer.save_pretrained(directory)
 
 
-def _hf_config(geometry: Geometry, tokenizer: PreTrainedTokenizerFast) -> MistralConfig | MixtralConfig:
+def _hf_config(geometry: Geometry, tokenizer: PreTrainedTokenizerFast) -> PretrainedConfig:
     from transformers import AutoConfig
 
     return AutoConfig.for_model(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from sami_nemo.errors import CheckpointError
+from sami_nemo.file_lock import held
 from sami_nemo.run_dir import commit, fsync_directory, partial, read_json, sha256_file, write_json
 
 MANIFEST = "manifest.json"
+LOCK = ".sami_nemo.lock"
 
 
 def place(target: Path, build: Callable[[Path], None]) -> bool:
@@ -24,29 +24,30 @@ def place(target: Path, build: Callable[[Path], None]) -> bool:
     Raises:
         CheckpointError: `target` exists and is damaged, or was not made by this function.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(target.parent):
-        if target.exists():
-            verify(target)
-            return False
-        unfinished = partial(target)
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir()
+    # It appears whole, so one that is there needs no lock, and its directory may be read-only.
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Against other processes that make models here: two runs may start at once.
+        with held(target.parent / LOCK):
+            if not target.exists():
+                _make(target, build)
+                return True
+    verify(target)
+    return False
+
+
+def _make(target: Path, build: Callable[[Path], None]) -> None:
+    unfinished = partial(target)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    try:
         build(unfinished)
         _seal(unfinished)
         commit(target)
-    return True
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Hold `directory` against other processes that make models in it: two runs may start at once."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+    except BaseException:
+        # Where it did not fit, it would take the room that is missing.
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
 
 
 def verify(directory: Path, contents: bool = True) -> None:

@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sami_nemo.config_json import read_geometry
 from sami_nemo.errors import CheckpointError
-from sami_nemo.geometry import Geometry, read_geometry
+from sami_nemo.geometry import Geometry
 from sami_nemo.run_dir import read_json, write_json
 
 # Standard deviation of the router's weights: Mixtral's own initializer_range.

@@ -38,7 +38,7 @@ def export_and_verify(trainer: Any, base: Path, directory: Path) -> None:
     """
     model = trainer.strategy.model
     export_hf(unwrap_model(model.module.module), base, directory)
-    tokens_BS = fixed_tokens(model.module.config.vocab_size)
+    tokens_BS = fixed_tokens(model.module.config.geometry.vocab_size)
     dtype = model.module.config.params_dtype
     logits_BSV = megatron_logits(model, tokens_BS)
     problem = ""
@@ -113,6 +113,9 @@ def megatron_logits(model: Any, tokens_BS: Tensor) -> Tensor | None:
             loss_reduction=reduction,
         )
     logits = reduction.logits_BSV
+    if logits is not None:
+        # Behind the vocabulary there may be rows that make the ranks' parts equal: no token has them.
+        logits = logits[..., : model.module.config.geometry.vocab_size]
     last = parallel_state.get_pipeline_model_parallel_last_rank()
     if parallel_state.get_pipeline_model_parallel_world_size() > 1:
         holder = [logits.cpu() if logits is not None else None]

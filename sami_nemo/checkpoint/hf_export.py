@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sami_nemo.checkpoint.headers import INDEX, TensorInfo, read_headers
 from sami_nemo.checkpoint.hf_map import Layout
 from sami_nemo.checkpoint.placement import Placed, place_parameters
-from sami_nemo.checkpoint.safetensors_io import INDEX, StreamingWriter, TensorInfo, read_index
+from sami_nemo.checkpoint.safetensors_io import DTYPE_NAMES, StreamingWriter
 from sami_nemo.errors import CheckpointError
 from sami_nemo.geometry import with_dtype
 from sami_nemo.progress import report
@@ -59,13 +60,15 @@ def export_hf(model: torch.nn.Module, base: Path, directory: Path, shard_bytes: 
         CheckpointError: a tensor of `base` that no rank holds, or one that is not finite.
     """
     mine = {placed.hf_names: placed for placed in place_parameters(model) if placed.exported}
-    index = read_index(base)
+    index = read_headers(base)
     parts = _announce(mine, index, base)
     rank = torch.distributed.get_rank()
     writer = None
     if rank == 0:
         tensors = {
-            name: TensorInfo.of(held[0].dtype, index[name].shape) for names, held in parts.items() for name in names
+            name: TensorInfo(DTYPE_NAMES[held[0].dtype], index[name].shape)
+            for names, held in parts.items()
+            for name in names
         }
         writer = StreamingWriter(directory, tensors, shard_bytes)
     for done, (names, held) in enumerate(parts.items(), start=1):

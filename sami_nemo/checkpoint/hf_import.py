@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
+from sami_nemo.checkpoint.headers import read_headers
 from sami_nemo.checkpoint.placement import place_parameters
-from sami_nemo.checkpoint.safetensors_io import open_slices, read_index
+from sami_nemo.checkpoint.safetensors_io import open_slices
 from sami_nemo.errors import CheckpointError
 
 
@@ -18,7 +19,7 @@ def load_hf_weights(model: torch.nn.Module, checkpoint: Path) -> None:
         CheckpointError: a tensor that is missing, has another shape, that no rank has a place for, or that is not finite in
             the type of the parameters.
     """
-    index = read_index(checkpoint)
+    index = read_headers(checkpoint)
     used: set[str] = set()
     with open_slices(checkpoint) as slices, torch.no_grad():
         for placed in place_parameters(model):

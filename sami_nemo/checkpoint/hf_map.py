@@ -16,8 +16,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from sami_nemo.geometry import Geometry
+from sami_nemo.geometry import Geometry, vocabulary_part
 
 
 class Readable(Protocol):
@@ -65,18 +66,35 @@ class Whole:
 
 
 @dataclass(frozen=True)
-class Cut:
-    """Ranks hold equal parts along one dimension: 0 the output features or the vocabulary, 1 the input features."""
+class Columns:
+    """Ranks hold equal parts of the input features."""
 
-    dimension: int
     sharded: bool = True
 
     def read(self, tensors: Sequence[Readable], rank: int, ranks: int) -> Tensor:
-        part = _part(tensors[0].get_shape()[self.dimension], rank, ranks)
-        return tensors[0][(part, slice(None)) if self.dimension == 0 else (slice(None), part)]
+        return tensors[0][(slice(None), _part(tensors[0].get_shape()[1], rank, ranks))]
 
     def join(self, shards: Sequence[Tensor]) -> list[Tensor]:
-        return [_joined(shards, self.dimension)]
+        return [_joined(shards, dimension=1)]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Ranks hold equally many rows. Behind those of the tokens there are zeros where the ranks do not divide them."""
+
+    tokens: int
+    sharded: bool = True
+
+    def read(self, tensors: Sequence[Readable], rank: int, ranks: int) -> Tensor:
+        part = vocabulary_part(self.tokens, ranks)
+        # The last rank takes all that is left: a tensor that has not a row for each token gives a part of another size.
+        stop = None if rank == ranks - 1 else part * (rank + 1)
+        rows = tensors[0][(slice(part * rank, stop), slice(None))]
+        padding = min(part, max(0, part * (rank + 1) - self.tokens))
+        return functional.pad(rows, (0, 0, 0, padding)) if padding else rows
+
+    def join(self, shards: Sequence[Tensor]) -> list[Tensor]:
+        return [_joined(shards)[: self.tokens]]
 
 
 @dataclass(frozen=True)
@@ -151,11 +169,12 @@ class Entry:
 def hf_map(geometry: Geometry) -> tuple[Entry, ...]:
     """The table for a model of this geometry."""
     decoder, layer = "decoder.layers.{layer}.", "model.layers.{layer}."
+    vocabulary = Vocabulary(geometry.vocab_size)
     attention, experts = layer + "self_attn.", layer + "block_sparse_moe.experts.{expert}."
     return (
-        Entry(("embedding.word_embeddings.weight",), ("model.embed_tokens.weight",), Cut(0)),
+        Entry(("embedding.word_embeddings.weight",), ("model.embed_tokens.weight",), vocabulary),
         Entry(("decoder.final_layernorm.weight",), ("model.norm.weight",), Whole()),
-        Entry(("output_layer.weight",), ("lm_head.weight",), Cut(0)),
+        Entry(("output_layer.weight",), ("lm_head.weight",), vocabulary),
         Entry(
             (decoder + "input_layernorm.weight", decoder + "self_attention.linear_qkv.layer_norm_weight"),
             (layer + "input_layernorm.weight",),
@@ -166,7 +185,7 @@ def hf_map(geometry: Geometry) -> tuple[Entry, ...]:
             (attention + "q_proj.weight", attention + "k_proj.weight", attention + "v_proj.weight"),
             QKV(geometry.num_key_value_heads, geometry.head_dim),
         ),
-        Entry((decoder + "self_attention.linear_proj.weight",), (attention + "o_proj.weight",), Cut(1)),
+        Entry((decoder + "self_attention.linear_proj.weight",), (attention + "o_proj.weight",), Columns()),
         Entry(
             (decoder + "pre_mlp_layernorm.weight", decoder + "mlp.linear_fc1.layer_norm_weight"),
             (layer + "post_attention_layernorm.weight",),
@@ -177,7 +196,7 @@ def hf_map(geometry: Geometry) -> tuple[Entry, ...]:
             (layer + "mlp.gate_proj.weight", layer + "mlp.up_proj.weight"),
             GateUp(),
         ),
-        Entry((decoder + "mlp.linear_fc2.weight",), (layer + "mlp.down_proj.weight",), Cut(1)),
+        Entry((decoder + "mlp.linear_fc2.weight",), (layer + "mlp.down_proj.weight",), Columns()),
         Entry((decoder + "mlp.router.weight",), (layer + "block_sparse_moe.gate.weight",), Whole()),
         Entry(
             (
@@ -193,6 +212,6 @@ def hf_map(geometry: Geometry) -> tuple[Entry, ...]:
                 decoder + "mlp.experts.linear_fc2.weight{expert}",
             ),
             (experts + "w2.weight",),
-            Cut(1),
+            Columns(),
         ),
     )

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig
 
-from sami_nemo.checkpoint.safetensors_io import TensorInfo, open_slices, read_index
+from sami_nemo.checkpoint.headers import read_headers
+from sami_nemo.checkpoint.safetensors_io import DTYPE_NAMES, open_slices
 from sami_nemo.errors import CheckpointError
 
 
@@ -22,15 +23,14 @@ def verify_export(directory: Path, base: Path, dtype: torch.dtype) -> None:
     Raises:
         CheckpointError: the first difference.
     """
-    exported, expected = read_index(directory), read_index(base)
+    exported, expected = read_headers(directory), read_headers(base)
     if exported.keys() != expected.keys():
         odd = ", ".join(sorted(exported.keys() ^ expected.keys())[:3])
         raise CheckpointError("export", directory, f"has other tensors than {base} ({odd}, …)")
     for name, info in expected.items():
-        wanted = TensorInfo.of(dtype, info.shape)
-        if (exported[name].shape, exported[name].dtype) != (wanted.shape, wanted.dtype):
+        if (exported[name].shape, exported[name].dtype) != (info.shape, DTYPE_NAMES[dtype]):
             found = f"{name} as {exported[name].dtype} {exported[name].shape}"
-            raise CheckpointError("export", directory, f"holds {found}, not {wanted.dtype} {wanted.shape}")
+            raise CheckpointError("export", directory, f"holds {found}, not {DTYPE_NAMES[dtype]} {info.shape}")
     stated = AutoConfig.from_pretrained(directory).dtype
     if stated != dtype:
         raise CheckpointError("export", directory, f"has a config.json that says {stated}, with weights in {dtype}")

@@ -7,7 +7,6 @@ import json
 import os
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,77 +14,17 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from sami_nemo.errors import CheckpointError
+from sami_nemo.checkpoint.headers import INDEX, SINGLE, TensorInfo, read_headers
 from sami_nemo.run_dir import write_json
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-_TORCH_TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-_NAMES = {dtype: name for name, dtype in _TORCH_TYPES.items()}
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """What a safetensors header says of a tensor."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    file: str = ""
-    """Where it is; empty while it is not written."""
-
-    @classmethod
-    def of(cls, dtype: torch.dtype, shape: tuple[int, ...]) -> TensorInfo:
-        """A tensor to be written."""
-        return cls(_NAMES[dtype], shape)
-
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        return _TORCH_TYPES[self.dtype]
-
-    @property
-    def nbytes(self) -> int:
-        return torch.Size(self.shape).numel() * self.torch_dtype.itemsize
-
-
-def _read_header(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    if path.stat().st_size != 8 + length + end:
-        raise CheckpointError("checkpoint", path, "is truncated; copy or download it again")
-    assert isinstance(header, dict)
-    return header
-
-
-def read_index(checkpoint: Path) -> dict[str, TensorInfo]:
-    """Every tensor of a checkpoint directory, by name.
-
-    Raises:
-        CheckpointError: no safetensors, a missing or truncated file, or a tensor in an unsupported type.
-    """
-    files = sorted(path.name for path in checkpoint.glob("*.safetensors"))
-    if (checkpoint / INDEX).is_file():
-        files = sorted(set(json.loads((checkpoint / INDEX).read_text())["weight_map"].values()))
-    if not files:
-        raise CheckpointError("model.path", checkpoint, "holds no safetensors; convert the weights to safetensors")
-    tensors = {}
-    for file in files:
-        if not (checkpoint / file).is_file():
-            raise CheckpointError("model.path", checkpoint / file, "is named by the index and missing")
-        for name, entry in _read_header(checkpoint / file).items():
-            if entry["dtype"] not in _TORCH_TYPES:
-                raise CheckpointError(
-                    "model.path", f"{checkpoint / file}: {name} as {entry['dtype']}", "use float or bfloat16 weights"
-                )
-            tensors[name] = TensorInfo(entry["dtype"], tuple(entry["shape"]), file)
-    return tensors
+TORCH_TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+DTYPE_NAMES = {dtype: name for name, dtype in TORCH_TYPES.items()}
 
 
 @contextlib.contextmanager
 def open_slices(checkpoint: Path) -> Iterator[Any]:
     """A function from tensor name to a slice that reads from disk only what is taken of it."""
-    index = read_index(checkpoint)
+    index = read_headers(checkpoint)
     with contextlib.ExitStack() as stack:
         opened: dict[str, Any] = {}
 
@@ -124,7 +63,7 @@ class StreamingWriter:
         if not self._left:
             self._begin()
         assert self.open_file is not None
-        data = tensor.detach().to(device="cpu", dtype=info.torch_dtype).contiguous()
+        data = tensor.detach().to(device="cpu", dtype=TORCH_TYPES[info.dtype]).contiguous()
         self.open_file.write(data.view(torch.uint8).numpy().data)
         self._left.pop(0)
         if not self._left:

@@ -1,40 +1,49 @@
 """From the words of a command line to a `Config`: Hydra puts conf/ and recipes/ together, schema.py checks types.
 
-Hydra's own messages span many lines and name its internals, so names are looked up here first.
+Hydra's own messages span many lines and name its internals, so names are looked up first, in overrides.py.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pydantic import BaseModel
+from omegaconf.errors import (
+    GrammarParseError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from sami_nemo.config.files import flatten, parse_config
+from sami_nemo.config.overrides import CHARACTERS, CONF, RECIPES, Word, is_known, nearest, read_word, unknown_key
 from sami_nemo.config.precision import Processor, settle, this_processor
 from sami_nemo.config.schema import Config
+from sami_nemo.config.spelling import quoted
 from sami_nemo.errors import ConfigError, UserError, raise_all
 from sami_nemo.run_dir import RunDir
 
-ROOT = Path(__file__).parents[2]
-CONF = ROOT / "conf"
-RECIPES = ROOT / "recipes"
 DEFAULT_RECIPE = "sami_smol"
-GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
-# Recipes are a group of Hydra's, from beside conf/.
-SEARCH_PATH = [f"hydra.searchpath=[{ROOT.as_uri()}]"]
-ACTIONS = ("run", "status", "logs", "cancel")
+ACTIONS = ("run", "prefetch", "status", "logs", "cancel")
+
+
+class BesideConf(SearchPathPlugin):
+    """Recipes are a group of Hydra's, from beside conf/. As `hydra.searchpath=` their place would be read as a value."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        search_path.append("recipes", str(RECIPES.parent))
+
+
+Plugins.instance().register(BesideConf)
 
 
 @dataclass(frozen=True)
@@ -91,107 +100,47 @@ def compose_for(overrides: list[str], processor: Processor) -> tuple[Config, str
         The configuration, and which number formats were chosen where it says `auto`, and why; None if it nowhere does.
     """
     problems: list[UserError] = []
-    accepted: list[str] = []
-    recipe = DEFAULT_RECIPE
+    words: list[Word] = []
     for text in overrides:
         try:
-            key, choice = _read_override(text)
+            words.append(read_word(text))
         except ConfigError as error:
             problems.append(error)
-            continue
-        if key == "recipe":
-            recipe = choice
-        else:
-            # A group states only what differs from the schema's defaults, so a key may have to be added.
-            accepted.append(text if key in GROUPS else f"++{text}")
     try:
-        config, chosen = _build([*SEARCH_PATH, *accepted, f"recipe={recipe}", f"recipes@_global_={recipe}"], processor)
+        config, chosen = _build(words, processor)
     except UserError as error:
         problems.append(error)
     raise_all(problems)
     return config, chosen
 
 
-def _build(hydra_overrides: list[str], processor: Processor) -> tuple[Config, str | None]:
+def _build(words: list[Word], processor: Processor) -> tuple[Config, str | None]:
     """Compose, settle the number formats, and check keys and types."""
-    values = _resolve(hydra_overrides)
+    recipe = next((word.value for word in reversed(words) if word.key == "recipe"), DEFAULT_RECIPE)
+    own = [word.hydra for word in words if word.key != "recipe" and word.variable is None]
+    values = _resolve([*own, f"recipe={quoted(recipe)}", f"recipes@_global_={quoted(recipe)}"])
+    for word in words:
+        if word.variable is not None:
+            _set_variable(values, *word.variable, word.value)
     # In files; those of the command line are known.
-    unknown = [_unknown_key(key, value) for key, value in flatten(values).items() if not _is_known(key)]
+    unknown = [unknown_key(key, value) for key, value in flatten(values).items() if not is_known(key)]
     raise_all(unknown)
     begun = RunDir(Path(str(values.get("runs_dir")), str(values.get("name")))).config
     values, chosen = settle(values, begun, processor)
     return parse_config(values), chosen
 
 
-def _read_override(text: str) -> tuple[str, str]:
-    """Key and value of `recipe=NAME`, `GROUP=NAME` or `key=value`.
-
-    Raises:
-        ConfigError: there is no such key or choice, or it is no such form.
-    """
-    override = _parse(text)
-    key, value = override.key_or_group, override.get_value_element_as_str()
-    if key == "recipe":
-        value = str(override.value())
-        _check_choice("recipe", value, RECIPES)
-    elif key in GROUPS:
-        _check_choice(key, str(override.value()), CONF / key)
-    elif not _is_known(key):
-        raise _unknown_key(key, value)
-    return key, value
-
-
-def _parse(text: str) -> Override:
-    if "=" not in text or text.startswith(("+", "~", "-")):
-        raise ConfigError("argument", text, "give recipe=NAME, GROUP=NAME or key=value; --help explains")
-    key, _, value = text.partition("=")
-    try:
-        override = OverridesParser.create().parse_override(text)
-    except HydraException as error:
-        raise ConfigError(key, value, f"not a value ({_first_line(error)}); quote it: '{key}=\"{value}\"'") from None
-    if override.is_sweep_override():
-        raise ConfigError(key, value, "give one value; several need a run each")
-    return override
-
-
-def _check_choice(field: str, name: str, directory: Path) -> None:
-    names = sorted(path.stem for path in directory.glob("*.yaml"))
-    if name not in names:
-        raise ConfigError(field, name, f"no such choice{nearest(name, names)}; there are {', '.join(names)}")
-
-
-def _is_known(key: str) -> bool:
-    # In a job's environment names are the user's.
-    return key in KEYS or key.rpartition(".")[0].endswith(".environment")
-
-
-def _unknown_key(key: str, value: Any) -> ConfigError:
-    sections = {name.partition(".")[0] for name in KEYS if "." in name}
-    remedy = "a group; choose one of its files" if key in sections else f"unknown key{nearest(key, KEYS)}"
-    return ConfigError(key, value, remedy)
-
-
-def schema_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
-    """Dotted names of all fields."""
-    keys = []
-    for name, field in section.model_fields.items():
-        below = [kind for kind in (field.annotation, *get_args(field.annotation)) if is_section(kind)]
-        keys += schema_keys(below[0], f"{prefix}{name}.") if below else [prefix + name]
-    return keys
-
-
-def is_section(kind: Any) -> bool:
-    """Whether a field's type is a group of settings."""
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
-
-
-KEYS = schema_keys(Config)
-
-
-def nearest(name: str, choices: Iterable[str]) -> str:
-    """`; did you mean …?`, or nothing if nothing is near."""
-    close = difflib.get_close_matches(name, list(choices), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+def _set_variable(values: dict[str, Any], environment: str, name: str, value: str | None) -> None:
+    """Not by Hydra: a `${…}` in a variable is the user's."""
+    below = values
+    for key in environment.split("."):
+        if below.get(key) is None:
+            below[key] = {}
+        below = below[key]
+        if not isinstance(below, dict):
+            # Of a file; told when types are checked.
+            return
+    below[name] = value
 
 
 def _resolve(hydra_overrides: list[str]) -> dict[str, Any]:
@@ -202,11 +151,21 @@ def _resolve(hydra_overrides: list[str]) -> dict[str, Any]:
     except MissingMandatoryValue as error:
         key = error.full_key or "?"
         raise ConfigError(key, "(missing)", f"give it a value: {key}=VALUE") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"{mark.name}, line {mark.line + 1}" if mark else "configuration"
+        raise ConfigError(place, "(not YAML)", f"{error.problem}; correct it") from None
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ConfigError("configuration", "(cannot be put together)", _first_line(error)) from None
+        raise _not_composed(error) from None
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _not_composed(error: BaseException) -> ConfigError:
+    """Hydra wraps OmegaConf's errors in such as say nothing; a key may lack the name of its file's group."""
+    while not str(error).strip() and (cause := error.__cause__ or error.__context__):
+        error = cause
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if isinstance(error, InterpolationResolutionError | GrammarParseError):
+        reason += f"; for the characters themselves {CHARACTERS}"
+    return ConfigError(getattr(error, "full_key", None) or "configuration", "(cannot be put together)", reason)

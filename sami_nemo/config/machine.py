@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sami_nemo.config.types import EnvironmentText, NonNegativeInt, PositiveFloat, PositiveInt, Section
+from sami_nemo.config.types import Line, NonNegativeInt, PositiveFloat, PositiveInt, Section, VariableToExport
 
 
 class HardwareConfig(Section):
@@ -41,9 +41,9 @@ class HardwareConfig(Section):
 class JobConfig(Section):
     """What a Slurm job asks for. Null, and what is not given: as `cluster.default` says, or as the stage needs it."""
 
-    partition: str | None = None
+    partition: Line | None = None
     """Of the cluster."""
-    account: str | None = None
+    account: Line | None = None
     """Who pays for the job."""
     nodes: PositiveInt | None = None
     """Machines of the job."""
@@ -51,17 +51,18 @@ class JobConfig(Section):
     """GPUs of each."""
     cpus_per_task: PositiveInt | None = None
     """Cores of each node."""
-    memory: str | None = None
+    memory: Line | None = None
     """Of a node, as Slurm writes it: 64G."""
-    time: str | None = None
+    time: Line | None = None
     """Limit as Slurm writes it: hours:minutes:seconds. A job that comes near it saves its state and is queued again."""
-    image: str | None = None
+    image: Line | None = None
     """Container image for Pyxis; null: by the stage's environment."""
-    mounts: list[str] = Field(default_factory=list)
-    """SOURCE:TARGET, besides the repository, the run, and the model and data directories."""
-    environment: dict[str, EnvironmentText] = Field(default_factory=dict)
-    """Variables of the stage: cluster.default.environment.NAME=VALUE."""
-    flags: list[str] = Field(default_factory=list)
+    mounts: list[Line] = Field(default_factory=list)
+    """SOURCE:TARGET, besides the repository, the run, models, principles, data and the hub's cache, links followed."""
+    environment: dict[VariableToExport, Line] = Field(default_factory=dict)
+    """Variables of the stage, on a cluster and on this machine: cluster.default.environment.NAME=VALUE. They arrive as
+    written; in a file quotes keep a value a text."""
+    flags: list[Line] = Field(default_factory=list)
     """More options of sbatch, for example --exclusive."""
 
 
@@ -72,11 +73,11 @@ class ClusterConfig(Section):
     """What the cluster is called in messages."""
     scheduler: Literal["local", "slurm"]
     """Run the stages here, or submit them."""
-    train_image: str | None = None
+    train_image: Line | None = None
     """Container image of the training environment; null: no container, the environment in .venv."""
-    generate_image: str | None = None
+    generate_image: Line | None = None
     """Container image of the generation environment; null: no container."""
-    mpi: str | None = None
+    mpi: Line | None = None
     """srun --mpi=…, for example pmix or pmi2; null: the cluster's default."""
     retries: NonNegativeInt = 1
     """How often a job is queued again after a failure that is not the user's, such as a lost GPU."""

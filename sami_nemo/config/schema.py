@@ -21,6 +21,7 @@ from sami_nemo.config.types import (
     PathText,
     PositiveFloat,
     PositiveInt,
+    RequestParameters,
     Section,
     VariableName,
     WebAddress,
@@ -32,7 +33,7 @@ class ModelConfig(Section):
 
     name: str
     """What the model is called in messages."""
-    architecture: Literal["mistral", "mixtral"]
+    architecture: Literal["mistral", "mixtral", "llama"]
     """Of the checkpoint: `model_type` in config.json."""
     path: PathText
     """A Hugging Face checkpoint directory, or a hub name."""
@@ -70,9 +71,9 @@ class DataConfig(Section):
     task: Literal["dialogue", "summary"]
     """Which of the paper's prompts are used (appendices A.10 and A.11)."""
     source: PathText
-    """A hub data set, or a JSONL (also .gz) or Parquet file, or a glob of them."""
+    """A hub data set, or a JSONL, JSON, CSV (each also .gz) or Parquet file, or a glob of them."""
     subsets: list[str] = Field(default_factory=list)
-    """Subsets (HH-RLHF: data directories) of a hub data set."""
+    """Subsets of a hub data set: directories of it, or of the hub's Parquet copy."""
     split: str = "train"
     """Of a hub data set."""
     field: str = "query"
@@ -108,6 +109,8 @@ class PrinciplesConfig(Section):
     """The two principles to write; null: by data.task (helpful and harmless, concise and comprehensive)."""
     max_tokens: PositiveInt = 1024
     """Limit of the writer's reply."""
+    request: RequestParameters = Field(default_factory=dict)
+    """Parameters that the endpoint's requests have besides, or null for one to leave out: see judge.request."""
     attempts: PositiveInt = 3
     """Replies asked for until one can be used."""
 
@@ -236,6 +239,9 @@ class JudgeConfig(Section):
     """Ask with either response first and take the mean; else one order, drawn by the seed."""
     max_tokens: PositiveInt = 512
     """Limit of a reply, in tokens."""
+    request: RequestParameters = Field(default_factory=dict)
+    """Parameters that requests have besides, or null for one to leave out. Without any, they have temperature 0 and
+    max_tokens."""
     concurrency: PositiveInt = 16
     """Requests under way at a time."""
     timeout_seconds: PositiveFloat = 60.0

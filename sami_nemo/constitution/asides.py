@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
-from sami_nemo.constitution.outline import SENTENCE_END, Entry
+from sami_nemo.constitution.entries import SENTENCE_END, Entry
 from sami_nemo.constitution.statements import CHOICE, UnusableReply, is_label_like
 
 # What is said behind the last statement may take back what stands before.

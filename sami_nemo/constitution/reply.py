@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sami_nemo.constitution.asides import NOTE, NOTE_LINE, antithetic_heading, check_beside, check_breaks, without_notes
+from sami_nemo.constitution.entries import SECOND_LABEL, SENTENCE_END, Entry, second_label
 from sami_nemo.constitution.labels import ORDINALS, LabelReader, plain_label
-from sami_nemo.constitution.outline import SECOND_LABEL, SENTENCE_END, Entry, read_outline, second_label
+from sami_nemo.constitution.outline import read_outline
 from sami_nemo.constitution.statements import UnusableReply, check_no_label, clean, is_cut, is_empty
 from sami_nemo.thinking import without_thinking
 
@@ -357,6 +358,12 @@ class _Reading:
             for entry, antithesis in zip(stated, antitheses, strict=True)
             if antithesis and (entry.claim is None or not entry.claim.names)
         ]
+        if any(
+            e.foreign and e.claim is not None
+            for e, antithesis in zip(stated, antitheses, strict=True)
+            if not antithesis
+        ):
+            raise UnusableReply("before a principle stands what may be another label or its beginning")
         labelled = [entry for entry in asked if entry.foreign]
         if any(entry.doubtful for entry in labelled):
             raise UnusableReply("the label of an antithesis does not name its principle")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
+from sami_nemo.constitution.entries import SENTENCE_END, plain
 from sami_nemo.constitution.labels import LabelReader
-from sami_nemo.constitution.outline import SENTENCE_END, plain
 
 # A statement shorter than this tells a model nothing.
 LEAST_WORDS = 3

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sami_nemo.base_model.locate import model_of
 from sami_nemo.config.schema import Config
 from sami_nemo.contrast.filters import Reason, Screened, screen_evaluation, screen_training
 from sami_nemo.errors import DataError
@@ -31,7 +30,7 @@ from sami_nemo.run_dir import INSTRUCT, RunDir, partial, read_json, read_jsonl, 
 
 def main(config: Config, run_dir: RunDir, iteration: int) -> None:
     # An iteration's tokenizer is the base model's.
-    model = model_of(config, run_dir, iteration if iteration == INSTRUCT else 0)
+    model = run_dir.hf(iteration if iteration == INSTRUCT else 0)
     tokenizer = PromptTokenizer.load(model, config.data.task, uses_chat_template(config, iteration))
     report_phase("work")
     responses = run_dir.responses(iteration)

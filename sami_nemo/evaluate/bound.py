@@ -14,7 +14,6 @@ import shutil
 from typing import Any
 
 from sami_nemo import stage_entry
-from sami_nemo.base_model.locate import model_of
 from sami_nemo.config.schema import Config
 from sami_nemo.contrast.batches import group_length
 from sami_nemo.evaluate.metrics import summarise
@@ -25,7 +24,7 @@ from sami_nemo.run_dir import RunDir, partial, read_jsonl, write_json, write_jso
 
 def main(config: Config, run: RunDir, iteration: int) -> None:
     groups = [ContrastGroup.from_json(row) for row in read_jsonl(run.groups(iteration) / "evaluation.jsonl")]
-    checkpoint = model_of(config, run, iteration)
+    checkpoint = run.hf(iteration)
     directory = partial(run.evaluation(iteration))
     shutil.rmtree(directory, ignore_errors=True)
 

@@ -88,7 +88,7 @@ def verdict(
 
     Args:
         score: 1 if the judged model won, 0 if the opponent did, 0.5 for a draw of two orders; null if the judge's
-            reply could not be read.
+            reply could not be read, or there is none.
         count_tokens: length of a text in the judged model's tokens.
     """
     return {

@@ -19,9 +19,9 @@ import dataclasses
 import math
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 from sami_nemo import stage_entry
-from sami_nemo.base_model.locate import locate
 from sami_nemo.config.schema import Config
 from sami_nemo.contrast.batches import group_length
 from sami_nemo.evaluate.bound import score_groups
@@ -38,12 +38,12 @@ Scores = dict[str, float]
 
 def main(config: Config, run: RunDir, iteration: int) -> None:
     desired = desired_id(run)
-    tokenizer = PromptTokenizer.load(locate(config.model.path), config.data.task, config.generate.chat_template)
+    tokenizer = PromptTokenizer.load(run.hf(0), config.data.task, config.generate.chat_template)
     subject = iteration or INSTRUCT
     groups = groups_to_score(run, subject, desired, tokenizer)
     directory = partial(run.judge(iteration))
     shutil.rmtree(directory, ignore_errors=True)
-    scored = score_under_base(config, groups, desired)
+    scored = score_under_base(config, run.hf(0), groups, desired)
     if not stage_entry.is_writer():
         return
     report_phase("saving")
@@ -101,7 +101,7 @@ def groups_to_score(run: RunDir, subject: int, desired: str, tokenizer: PromptTo
     return groups
 
 
-def score_under_base(config: Config, groups: list[ContrastGroup], desired: str) -> Scores:
+def score_under_base(config: Config, base: Path, groups: list[ContrastGroup], desired: str) -> Scores:
     """pmi of the single response of each group, on every rank; collective."""
     from sami_nemo.model.trainer import backend, build_model
 
@@ -110,7 +110,7 @@ def score_under_base(config: Config, groups: list[ContrastGroup], desired: str) 
         # Length-normalised whatever training does: responses of different models differ in length.
         train = config.train.model_copy(update={"logprob_normalization": "mean"})
         config = config.model_copy(update={"train": train})
-        model = build_model(config, locate(config.model.path), sequence_length=longest)
+        model = build_model(config, base, sequence_length=longest)
         matrices = score_groups(config, model, groups)
     return {
         group.query.id: pmi([row[0] for row in matrix], desired_index(group, desired))

@@ -5,12 +5,14 @@
     corrected   (w_longer + w_rest) / 2, where "longer" are the queries on which the judged response has more tokens
                 than the opponent's, and "rest" all others; sem = sqrt(sem_longer^2 + sem_rest^2) / 2
 
-Replies that could not be read are counted, and are neither wins nor losses.
+Replies that could not be read are counted, and questions that the judge's endpoint refused by their reasons; neither are
+wins or losses.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,11 +42,15 @@ def win_rate(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Uncorrected and length-corrected win rate of one set of comparisons.
 
     Returns:
-        mean, sem, n of the verdicts that could be read; `unparsed`, how many could not; `strata`; `corrected`, absent
-        if a stratum has too few comparisons, which `small_stratum` then names.
+        mean, sem, n of the verdicts that could be read; `unparsed`, how many could not; `refused`, how many were not given
+        by reason, absent without any; `strata`; `corrected`, absent if a stratum has too few comparisons, which
+        `small_stratum` then names.
     """
     read = [row for row in rows if row["score"] is not None]
-    result: dict[str, Any] = {"n": len(read), "unparsed": len(rows) - len(read)}
+    refused = Counter(row["refused"] for row in rows if row.get("refused"))
+    result: dict[str, Any] = {"n": len(read), "unparsed": len(rows) - len(read) - refused.total()}
+    if refused:
+        result["refused"] = dict(refused.most_common())
     if not read:
         return result
     longer = [row["response_tokens"] > row["opponent_tokens"] for row in read]

@@ -10,7 +10,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from sami_nemo.base_model.locate import model_of
 from sami_nemo.config.schema import Config
 from sami_nemo.errors import DataError
 from sami_nemo.generate.requests import Request, RequestPlan, requests_sha256, share
@@ -19,7 +18,7 @@ from sami_nemo.run_dir import RunDir, partial, read_json, read_jsonl, write_json
 
 
 def main(config: Config, run_dir: RunDir, iteration: int) -> None:
-    plans = plan_stage(config, run_dir, iteration, model_of(config, run_dir, iteration))
+    plans = plan_stage(config, run_dir, iteration, run_dir.hf(iteration))
     engines = [run_dir.engine_responses(iteration, k) for k in range(config.generate.engines)]
     output = partial(run_dir.responses(iteration))
     shutil.rmtree(output, ignore_errors=True)

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from sami_nemo import progress
-from sami_nemo.base_model.locate import model_of
 from sami_nemo.config.schema import Config
+from sami_nemo.config_json import read_geometry
 from sami_nemo.constitution.drawing import all_constitutions, draw_constitutions, draw_with_desired
 from sami_nemo.constitution.principles import load_principles
 from sami_nemo.generate.requests import (
@@ -34,14 +34,16 @@ from sami_nemo.generate.requests import (
     training_queries,
 )
 from sami_nemo.generate.response_log import ResponseLog
-from sami_nemo.geometry import read_geometry
 from sami_nemo.prompts.tokenization import PromptTokenizer, uses_chat_template
 from sami_nemo.queries.split import half_index
 from sami_nemo.records import Constitution, Query, Response
 from sami_nemo.run_dir import INSTRUCT, RunDir, partial, read_json, read_jsonl, sha256_file, write_json
 from sami_nemo.serving.engine import Answer, BatchLimits, Engine, batch_limits, set_environment
 
-MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*")
+MODEL_FILES = (
+    "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*",
+    "chat_template.jinja",
+)  # fmt: skip
 # Often enough for a person who watches, and no burden on the event file.
 SECONDS_BETWEEN_REPORTS = 2.0
 
@@ -49,7 +51,7 @@ SECONDS_BETWEEN_REPORTS = 2.0
 def main(config: Config, run_dir: RunDir, iteration: int, engine: int | None = None) -> None:
     # Before the tokenizer, which imports torch.
     set_environment(config)
-    model = model_of(config, run_dir, iteration)
+    model = run_dir.hf(iteration)
     plans = plan_stage(config, run_dir, iteration, model)
     if engine is None:
         output = partial(run_dir.responses(iteration))

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import re
 
+from sami_nemo.base_model.checks import MODEL_CHECKS
 from sami_nemo.base_model.geometry import base_geometry
 from sami_nemo.config.machine import ClusterConfig, JobConfig
 from sami_nemo.config.schema import Config
 from sami_nemo.constitution.principles import load_principles
 from sami_nemo.errors import ConfigError, UserError, failures, raise_all
-from sami_nemo.geometry import Geometry
 from sami_nemo.prompts.templates import PROMPT_ROOM
-
-# Channels of a head that vLLM's attention on CPUs has kernels for.
-CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 
 
 def check_config(config: Config) -> None:
@@ -48,63 +45,6 @@ def problems_of(config: Config) -> list[UserError]:
     return list(first.values())
 
 
-def check_experts(config: Config, geometry: Geometry) -> None:
-    experts, chosen = geometry.num_experts, geometry.experts_per_token
-    if experts is None:
-        return
-    if chosen > experts:
-        raise ConfigError(
-            "model.experts_per_token", chosen, f"the model has {experts} experts; choose as many or fewer"
-        )
-    if experts % config.train.expert_parallel:
-        remedy = f"must divide the {experts} experts of the model"
-        raise ConfigError("train.expert_parallel", config.train.expert_parallel, remedy)
-
-
-def check_heads(config: Config, geometry: Geometry) -> None:
-    hidden, heads, shared = geometry.hidden_size, geometry.num_attention_heads, geometry.num_key_value_heads
-    if heads % shared:
-        raise ConfigError("model.num_key_value_heads", shared, f"must divide the {heads} attention heads of the model")
-    if config.model.prepare == "random" and hidden % heads:
-        raise ConfigError("model.hidden_size", hidden, f"must be a multiple of the {heads} attention heads")
-    if config.hardware.accelerator == "cpu" and geometry.head_dim not in CPU_HEAD_SIZES:
-        sizes = ", ".join(map(str, CPU_HEAD_SIZES))
-        remedy = f"vLLM samples on CPUs with heads of {sizes} channels; take another model"
-        raise ConfigError("model.head_dim", geometry.head_dim, remedy)
-
-
-def check_tensor_parallel(config: Config, geometry: Geometry) -> None:
-    size = config.train.tensor_parallel
-    for name, count in (
-        ("attention heads", geometry.num_attention_heads),
-        ("key-value heads", geometry.num_key_value_heads),
-    ):
-        if count % size:
-            raise ConfigError("train.tensor_parallel", size, f"must divide the {count} {name} of the model")
-    if geometry.vocab_size % size:
-        remedy = f"must divide the vocabulary of {geometry.vocab_size} tokens"
-        raise ConfigError("train.tensor_parallel", size, remedy)
-
-
-def check_pipeline_parallel(config: Config, geometry: Geometry) -> None:
-    stages = config.train.pipeline_parallel
-    if geometry.num_layers % stages:
-        remedy = f"must divide the {geometry.num_layers} layers of the model"
-        raise ConfigError("train.pipeline_parallel", stages, remedy)
-
-
-def check_engine_model(config: Config, geometry: Geometry) -> None:
-    """GPUs of an engine share the heads evenly, and requests are no longer than the model knows."""
-    generate, heads, positions = config.generate, geometry.num_attention_heads, geometry.max_positions
-    if heads % generate.tensor_parallel:
-        remedy = f"must divide the {heads} attention heads of the model"
-        raise ConfigError("generate.tensor_parallel", generate.tensor_parallel, remedy)
-    # Stretched positions (`rope_scaling`) are not counted here.
-    if positions is not None and geometry.rope_scaling is None and generate.max_model_len > positions:
-        remedy = f"the model has {positions} positions; lower it"
-        raise ConfigError("generate.max_model_len", generate.max_model_len, remedy)
-
-
 def check_ranks(config: Config) -> None:
     """How ranks share the work: the first problem alone, because each check takes for granted what those before it look at."""
     for check in RANK_CHECKS:
@@ -113,7 +53,7 @@ def check_ranks(config: Config) -> None:
 
 def check_dense(config: Config) -> None:
     size = config.train.expert_parallel
-    if config.model.architecture == "mistral" and size > 1:
+    if config.model.architecture != "mixtral" and size > 1:
         raise ConfigError("train.expert_parallel", size, f"{config.model.name} has no experts; set 1")
 
 
@@ -246,8 +186,6 @@ def slurm_seconds(time: str) -> int | None:
     return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
-# What the model's sizes ask for.
-MODEL_CHECKS = (check_experts, check_heads, check_tensor_parallel, check_pipeline_parallel, check_engine_model)
 # Taken in this order, and only where the model's sizes are sound.
 RANK_CHECKS = (check_dense, check_sequence_parallel, check_dispatcher, check_context_parallel, check_devices)
 # Each by itself.

@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
-import os
-import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 
 from sami_nemo.config.files import dump_config, settings_of_results
 from sami_nemo.config.schema import Config
-from sami_nemo.errors import RunDirectoryError
+from sami_nemo.errors import RunDirectoryError, storage_error
+from sami_nemo.file_lock import LockHeld, Owner, held, holder, owner_file
 from sami_nemo.run_dir import RunDir, partial, write_text
-
-
-@dataclass(frozen=True)
-class Launcher:
-    """A process that holds a run."""
-
-    host: str
-    process: int
 
 
 @contextlib.contextmanager
@@ -34,45 +22,32 @@ def open_run(config: Config) -> Iterator[RunDir]:
 
     Raises:
         RunDirectoryError: it holds something else, or another launcher has it.
+        StorageError: its disk takes no more.
     """
     run = RunDir(config.run_dir)
-    try:
-        run.root.mkdir(parents=True, exist_ok=True)
-        lock = _lock_file(run).open("a+")
-    except OSError as error:
-        remedy = f"cannot be made or written ({error.strerror}); choose another name= or runs_dir="
-        raise RunDirectoryError("run directory", run.root, remedy) from None
-    with lock:
-        if not _locked(lock):
-            remedy = "another launcher runs it; wait for it to end or stop it (action=cancel)"
-            raise RunDirectoryError("run directory", run.root, remedy)
-        lock.truncate(0)
-        lock.write(json.dumps({"host": socket.gethostname(), "process": os.getpid()}))
-        lock.flush()
+    with contextlib.ExitStack() as lock:
+        try:
+            run.root.mkdir(parents=True, exist_ok=True)
+            lock.enter_context(held(_lock_file(run), wait=False))
+        except LockHeld as other:
+            remedy = f"another launcher runs it ({other}); wait for it to end or stop it (action=cancel)"
+            raise RunDirectoryError("run directory", run.root, remedy) from None
+        except OSError as error:
+            remedy = f"cannot be made or written ({error.strerror}); choose another name= or runs_dir="
+            refused = storage_error(error, run.root)
+            raise refused or RunDirectoryError("run directory", run.root, remedy) from None
         claim(config, run)
         run.log("x").parent.mkdir(exist_ok=True)
         yield run
 
 
-def launcher_of(run: RunDir) -> Launcher | None:
+def launcher_of(run: RunDir) -> Owner | None:
     """Who holds the run now."""
-    with contextlib.suppress(OSError, ValueError), _lock_file(run).open("r+") as lock:
-        if not _locked(lock):
-            return Launcher(**json.loads(lock.read()))
-    return None
+    return holder(_lock_file(run))
 
 
 def _lock_file(run: RunDir) -> Path:
     return run.root / ".lock"
-
-
-def _locked(lock: IO[Any]) -> bool:
-    """Whether we have the lock now. It goes with its file, or with the process."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def claim(config: Config, run: RunDir) -> None:
@@ -86,7 +61,8 @@ def claim(config: Config, run: RunDir) -> None:
         if run.config.read_text(encoding="utf-8") != dump_config(config):
             write_text(run.config, dump_config(config))
         return
-    ours = (_lock_file(run).name, partial(run.config).name)
+    lock = _lock_file(run)
+    ours = (lock.name, owner_file(lock).name, partial(run.config).name)
     foreign = sorted(path.name for path in run.root.iterdir() if path.name not in ours)
     if foreign:
         remedy = f"holds {foreign[0]} but no config.yaml, so it is not a run; choose another name= or runs_dir="

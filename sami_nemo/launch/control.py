@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable
 
 from sami_nemo.config.schema import Config
 from sami_nemo.errors import ConfigError, RunDirectoryError
+from sami_nemo.file_lock import Owner
 from sami_nemo.launch import run_state
-from sami_nemo.launch.claim import Launcher, launcher_of
+from sami_nemo.launch.claim import launcher_of
 from sami_nemo.launch.run_state import StageState, read_states
 from sami_nemo.launch.slurm.jobs import cancel, live_jobs
 from sami_nemo.launch.stages import plan
@@ -86,8 +86,8 @@ def _started(config: Config) -> RunDir:
     return run
 
 
-def _end(launcher: Launcher, run: RunDir) -> None:
-    if launcher.host != socket.gethostname():
+def _end(launcher: Owner, run: RunDir) -> None:
+    if not launcher.visible():
         remedy = f"process {launcher.process} on {launcher.host} runs it; cancel it there"
         raise RunDirectoryError("run directory", run.root, remedy)
     with contextlib.suppress(ProcessLookupError):

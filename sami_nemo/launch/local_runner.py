@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 
 from sami_nemo.config.schema import Config
-from sami_nemo.errors import RunDirectoryError
+from sami_nemo.errors import RunDirectoryError, StorageError
 from sami_nemo.launch import manifests
 from sami_nemo.launch.claim import open_run
 from sami_nemo.launch.console import View
@@ -183,7 +183,12 @@ class _Batch:
         error = self._error_of(running)
         if error is not None:
             running.failed = True
-            manifests.record_failure(self.run, stage, str(error))
+            try:
+                manifests.record_failure(self.run, stage, str(error))
+            except StorageError as refused:
+                # The record is for who asks later. A stage that could not tell why it failed perhaps failed by this.
+                if isinstance(error, StageFailed):
+                    error = StageFailed(f"{error}\n{refused}")
             raise error
         split = manifests.finish(self.run, stage, seconds, self.versions.get(stage.environment, {}))
         self.view.finished(stage, seconds, split)

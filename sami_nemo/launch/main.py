@@ -1,9 +1,10 @@
 """Carry out a SAMI experiment.
 
-    python launcher_scripts/main.py [recipe=NAME] [cluster=slurm] [action=status|logs|cancel] [dry_run=true] [key=value …]
+    python launcher_scripts/main.py [recipe=NAME] [cluster=slurm] [action=prefetch|status|logs|cancel] [dry_run=true] [key=value …]
 
 recipe=NAME     an experiment in recipes/ (default: sami_smol)
 cluster=slurm   submit the stages as Slurm jobs, and return; see docs/cluster.md
+action=prefetch fetch models and data, and see that they open without a network; see docs/cluster.md
 action=status   how far the run has come
 action=logs     the last lines of the log that says most now; stage=NAME for another
 action=cancel   end what runs of it, here or on the cluster
@@ -22,11 +23,12 @@ import shlex
 import signal
 import sys
 
-from sami_nemo.config.compose import RECIPES, Request, compose_for, split_arguments
+from sami_nemo.config.compose import Request, compose_for, split_arguments
 from sami_nemo.config.files import dump_config
+from sami_nemo.config.overrides import RECIPES
 from sami_nemo.config.precision import this_processor
 from sami_nemo.config.schema import Config
-from sami_nemo.errors import EXIT_USER_ERROR, UserError
+from sami_nemo.errors import EXIT_USER_ERROR, tell, user_error
 from sami_nemo.launch.checks import check_config
 from sami_nemo.launch.input_checks import check_inputs
 from sami_nemo.launch.stages import command_line, plan
@@ -36,29 +38,46 @@ EXIT_INTERRUPTED = 130
 
 
 def main(arguments: list[str]) -> int:
+    """Carry out a command line; returns the exit status."""
+    try:
+        status = carry_out(arguments)
+        # A full disk refuses what is printed here, not when Python closes it.
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Nobody reads on, as in `main.py | head`. Python would complain once more when it closes its output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        # Where the launcher writes without naming a file, it prints.
+        shown = user_error(error, os.path.realpath("/proc/self/fd/1"))
+        if shown is None:
+            raise
+        tell(shown)
+        return EXIT_USER_ERROR
+
+
+def carry_out(arguments: list[str]) -> int:
+    """The same, with errors raised."""
     if {"-h", "--help"} & set(arguments):
         print(__doc__)
         print("recipes:", ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml"))))
         return 0
-    try:
-        request = split_arguments(arguments)
-        config, formats = compose_for(request.overrides, this_processor())
-        check_config(config)
-        if request.dry_run or request.action != "run":
-            # Piped into `head`, for instance: end when nobody reads on.
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        if request.action != "run" and not request.dry_run:
-            return look_after(config, request)
-        check_inputs(config)
-        if request.dry_run:
-            print_plan(config, formats)
-            return 0
-        return submit_jobs(config, formats) if config.cluster.scheduler == "slurm" else run(config, formats)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+    request = split_arguments(arguments)
+    config, formats = compose_for(request.overrides, this_processor())
+    check_config(config)
+    if request.dry_run or request.action != "run":
+        # Piped into `head`, for instance: end when nobody reads on.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    if request.action != "run" and not request.dry_run:
+        return look_after(config, request)
+    check_inputs(config)
+    if request.dry_run:
+        print_plan(config, formats)
+        return 0
+    return submit_jobs(config, formats) if config.cluster.scheduler == "slurm" else run(config, formats)
 
 
 def print_plan(config: Config, formats: str | None) -> None:
@@ -77,7 +96,11 @@ def print_plan(config: Config, formats: str | None) -> None:
 
 
 def look_after(config: Config, request: Request) -> int:
-    """Carry out action=status, logs or cancel. Returns the exit status."""
+    """Carry out action=prefetch, status, logs or cancel. Returns the exit status."""
+    if request.action == "prefetch":
+        from sami_nemo.launch.prefetch import prefetch
+
+        return prefetch(config)
     from sami_nemo.launch.control import cancel_run, print_log, print_status
 
     if request.action == "cancel":
@@ -160,10 +183,6 @@ def run(config: Config, formats: str | None) -> int:
     except StageFailed as error:
         print(error, file=sys.stderr)
         return EXIT_STAGE_FAILED
-    except BrokenPipeError:
-        # Nobody reads on, as in `main.py | head`. Python would complain once more when it closes its output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_INTERRUPTED
     except KeyboardInterrupt:
         print(f"stopped; the same command goes on from here ({config.run_dir})", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -204,7 +204,7 @@ def _size(path: Path) -> int:
 
 
 def _files(stage: Stage) -> Iterator[Path]:
-    for path in (*stage.outputs, *stage.external):
+    for path in stage.outputs:
         yield from (file for file in sorted(path.rglob("*")) if file.is_file()) if path.is_dir() else (path,)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import socket
 import sys
@@ -11,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sami_nemo.base_model.locate import HUB_NAME
+from sami_nemo.config.address import is_loopback
 from sami_nemo.config.schema import Config
-from sami_nemo.config.types import is_loopback
 from sami_nemo.errors import CheckpointError, EnvironmentMismatch, UserError
 from sami_nemo.launch.gpus import check_gpu_stack, describe_gpus
 from sami_nemo.launch.hub import absent_models, check_hub
@@ -92,7 +93,7 @@ def _check_trackers(config: Config) -> list[UserError]:
             continue
         find = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({package!r}) is None)"
         if run([str(python("train")), "-c", find], TIMEOUT_SECONDS)[0] != 0:
-            remedy = f"the package {package} is not installed; run `{python('train')} -m pip install {package}`"
+            remedy = f"the package {package} is not installed; run `{shlex.quote(str(python('train')))} -m pip install {package}`"
             problems.append(EnvironmentMismatch(field, value, remedy))
     return problems
 

@@ -13,8 +13,16 @@ def run(command: list[str], seconds: float, cwd: Path | None = None, text: str |
         text: for its stdin.
     """
     try:
+        # A banner of a login node may be of any encoding.
         done = subprocess.run(
-            command, cwd=cwd, input=text, capture_output=True, text=True, timeout=seconds, check=False
+            command,
+            cwd=cwd,
+            input=text,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=seconds,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return 1, "", str(error)

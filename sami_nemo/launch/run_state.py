@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sami_nemo.file_lock import Owner
 from sami_nemo.launch import manifests
-from sami_nemo.launch.claim import Launcher
 from sami_nemo.launch.console import Progress
 from sami_nemo.launch.manifests import State
+from sami_nemo.launch.slurm.commands import WAITING
 from sami_nemo.launch.slurm.jobs import LiveJob, recorded_ids
 from sami_nemo.launch.stage_log import last_progress, log_lines, log_tail
 from sami_nemo.launch.stages import Stage
@@ -20,7 +21,6 @@ FAILED = "failed"
 STOPPED = "stopped"
 FINISHED = "finished"
 WAITS = "waits"
-SLURM_RUNS = ("RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class StageState:
 
 
 def read_states(
-    run: RunDir, stages: Sequence[Stage], launcher: Launcher | None, jobs: Sequence[LiveJob]
+    run: RunDir, stages: Sequence[Stage], launcher: Owner | None, jobs: Sequence[LiveJob]
 ) -> list[StageState]:
     """Where each stage stands.
 
@@ -58,14 +58,14 @@ def read_states(
 
 
 def _state(
-    run: RunDir, stage: Stage, unfinished: set[str], launcher: Launcher | None, job: LiveJob | None, last_job: str
+    run: RunDir, stage: Stage, unfinished: set[str], launcher: Owner | None, job: LiveJob | None, last_job: str
 ) -> StageState:
     if not unfinished & set(stage.inputs) and manifests.inspect(run, stage) in (State.FINISHED, State.EDITED):
         return StageState(stage, FINISHED, last_job, seconds=read_json(run.manifest(stage.name)).get("wall_seconds"))
     if job is not None:
-        if job.state in SLURM_RUNS:
-            return StageState(stage, RUNNING, job.id, _progress(run, stage))
-        return StageState(stage, WAITS, job.id, job.reason)
+        if job.state in WAITING:
+            return StageState(stage, WAITS, job.id, job.reason)
+        return StageState(stage, RUNNING, job.id, _progress(run, stage))
     failure = manifests.read_failure(run, stage)
     if failure and launcher is None:
         return StageState(stage, FAILED, last_job, failure["message"])

@@ -16,6 +16,12 @@ ELASTIC_EPILOGUE = "torch/distributed/elastic/multiprocessing/api.py"
 ELASTIC_SIGNAL = re.compile(r"failed \(exitcode: (-\d+)\)")
 # A shell, and srun, give the number of a signal with this added.
 SHELL_SIGNAL = 128
+# What shells, srun and ssh mean by those of their own.
+MEANINGS = {
+    126: "not executable",
+    127: "command not found",
+    255: "srun or ssh itself failed, or lost its node",
+}
 
 
 class EventReader:
@@ -82,14 +88,31 @@ def log_lines(log: Path, start: int) -> list[str]:
 
 
 def describe_exit(status: int, lines: list[str]) -> str:
-    """In words. A process that the kernel kills for its memory prints nothing, so the signal is all there is to see."""
-    if status > SHELL_SIGNAL:
-        status = SHELL_SIGNAL - status
+    """How a process ended, in words.
+
+    Args:
+        status: as subprocess tells it, negative for a signal; or as a shell and srun do, with 128 added.
+        lines: of its log, where torch.distributed.run names the process that failed first.
+    """
     first = next((int(match[1]) for match in map(ELASTIC_SIGNAL.search, lines) if match), status)
-    if first >= 0:
-        return f"failed with exit status {status}"
-    name = signal.Signals(-first).name
-    return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+    if first < 0:
+        return _killed_by(-first)
+    # 128 and more may also be what a program itself ended with: only numbers of signals are taken for them.
+    if status - SHELL_SIGNAL in signal.valid_signals():
+        return _killed_by(status - SHELL_SIGNAL)
+    meaning = MEANINGS.get(status)
+    return f"failed with exit status {status}" + (f" ({meaning})" if meaning else "")
+
+
+def _killed_by(number: int) -> str:
+    """A process that the kernel kills for its memory prints nothing, so the signal is all there is to see."""
+    if number in set(signal.Signals):
+        name = signal.Signals(number).name
+    elif signal.SIGRTMIN < number < signal.SIGRTMAX:
+        name = f"SIGRTMIN+{number - signal.SIGRTMIN}"
+    else:
+        name = f"signal {number}"
+    return f"was killed by {name}" + (" (out of memory?)" if number == signal.SIGKILL else "")
 
 
 def log_tail(lines: list[str]) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sami_nemo.config.machine import JobConfig
 from sami_nemo.config.schema import Config
 from sami_nemo.errors import DataError
 from sami_nemo.queries.loaders import local_files
@@ -39,8 +40,6 @@ class Stage:
     """Names of the stages whose outputs it reads."""
     outputs: tuple[Path, ...] = ()
     """Files or directories of the run; written beside their place, see `run_dir.partial`."""
-    external: tuple[Path, ...] = ()
-    """Directories outside the run that it makes or checks."""
     distributed: bool = False
     """One process per device of the training layout, under torch.distributed.run."""
     tokenizer_only: bool = False
@@ -81,7 +80,7 @@ def plan(config: Config) -> list[Stage]:
             "model",
             "train",
             "sami_nemo.base_model.prepare",
-            external=(Path(config.model.path),) if local_model else (),
+            outputs=(run.hf(0), *([run.hf(INSTRUCT)] if config.evaluate.instruct is not None else [])),
             uses_hub=not local_model or config.evaluate.instruct is not None,
         ),
         Stage(
@@ -242,6 +241,11 @@ def command(stage: Stage, config: Config) -> list[str]:
     return words
 
 
+def module_path() -> str:
+    """PYTHONPATH with which the package is found from any working directory."""
+    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+
 def environment_variables(stage: Stage, config: Config) -> dict[str, str]:
     """What a stage finds in its environment besides the launcher's own."""
     hardware = config.hardware
@@ -250,8 +254,7 @@ def environment_variables(stage: Stage, config: Config) -> dict[str, str]:
     if stage.distributed and hardware.threads_per_process is not None:
         threads = hardware.threads_per_process
     variables = {
-        # The package is found from any working directory.
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        "PYTHONPATH": module_path(),
         # Log files show what happens when it happens.
         "PYTHONUNBUFFERED": "1",
         # Tokenizers warn, and turn their threads off, when a process forks after using them.
@@ -275,7 +278,14 @@ def environment_variables(stage: Stage, config: Config) -> dict[str, str]:
     if stage.distributed and hardware.accelerator == "gpu":
         # Megatron overlaps tensor-parallel communication only if kernels keep their order, on GPUs before Blackwell.
         variables["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"
-    return variables
+    return variables | stated_variables(stage, config)
+
+
+def stated_variables(stage: Stage, config: Config) -> dict[str, str]:
+    """What the configuration adds to a stage's environment."""
+    default = config.cluster.default
+    own: JobConfig = getattr(config.cluster, stage.kind, default)
+    return {**default.environment, **own.environment}
 
 
 def command_line(stage: Stage, config: Config) -> str:

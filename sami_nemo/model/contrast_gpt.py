@@ -14,6 +14,7 @@ from megatron.core.tensor_parallel import (
 from torch import Tensor
 
 from sami_nemo.model.response_head import token_logprobs
+from sami_nemo.model.rotary import stretched_frequencies
 
 
 class ContrastGPTModel(GPTModel):
@@ -21,6 +22,11 @@ class ContrastGPTModel(GPTModel):
 
     Axes of tensor names: n predicted tokens.
     """
+
+    def __init__(self, config: Any, **megatron: Any) -> None:
+        super().__init__(config, **megatron)
+        if config.geometry.rope_scaling is not None:
+            self.rotary_pos_emb.inv_freq = stretched_frequencies(config.geometry)
 
     def forward(
         self,
@@ -36,7 +42,7 @@ class ContrastGPTModel(GPTModel):
             input_ids, position_ids: `[sequence, position]`.
             attention_mask: lengths of packed rows, see model/attention.py; None: the plain layout.
             predicts_n: where response tokens are predicted from, indices into hidden states `[position, sequence]`. Without
-                it, this is Megatron's forward pass.
+                it, this is Megatron's forward pass, whose logits have columns of no token where the vocabulary is padded.
             labels_n: the tokens.
 
         Returns:
@@ -63,6 +69,5 @@ class ContrastGPTModel(GPTModel):
         else:
             hidden = copy_to_tensor_model_parallel_region(hidden)
         hidden_nH = hidden.reshape(-1, hidden.shape[-1])[predicts_n]
-        return token_logprobs(
-            hidden_nH, weight, labels_n, group if torch.distributed.get_world_size(group) > 1 else None
-        )
+        shared = torch.distributed.get_world_size(group) > 1
+        return token_logprobs(hidden_nH, weight, labels_n, self.config.geometry.vocab_size, group if shared else None)

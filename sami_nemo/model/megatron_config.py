@@ -1,4 +1,4 @@
-"""NeMo's configuration of a Mistral or Mixtral that is trained on contrast groups."""
+"""NeMo's configuration of a Mistral, a Mixtral or a Llama that is trained on contrast groups."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from sami_nemo.config.schema import TrainConfig
 from sami_nemo.errors import ConfigError
-from sami_nemo.geometry import Geometry
+from sami_nemo.geometry import Geometry, vocabulary_part
 from sami_nemo.model.contrast_gpt import ContrastGPTModel
 from sami_nemo.model.layer_specs import (
     HAVE_TRANSFORMER_ENGINE,
@@ -21,11 +21,12 @@ from sami_nemo.model.layer_specs import (
     packed_layer_spec,
     transformer_engine_layer_spec,
 )
+from sami_nemo.model.rotary import softmax_scale
 
 
 @dataclass
 class ContrastConfig(GPTConfig):
-    """What Mistral and Mixtral have in common. NeMo's own class, but that it builds `ContrastGPTModel`."""
+    """What the architectures have in common. NeMo's own class, but that it builds `ContrastGPTModel`."""
 
     geometry: Geometry | None = None
     """Of the checkpoint that the weights come from."""
@@ -44,12 +45,17 @@ class ContrastConfig(GPTConfig):
         post_process: bool | None = None,
         vp_stage: int | None = None,
     ) -> ContrastGPTModel:
-        """This pipeline stage's part of the model. The vocabulary is the checkpoint's, whatever `tokenizer` says."""
+        """This pipeline stage's part of the model.
+
+        The vocabulary is the checkpoint's, whatever `tokenizer` says, with as many rows more as make equal parts.
+        """
+        assert self.geometry is not None
+        ranks = self.tensor_model_parallel_size
         first, last = parallel_state.is_pipeline_first_stage(), parallel_state.is_pipeline_last_stage()
         return ContrastGPTModel(
             self,
             transformer_layer_spec=self.transformer_layer_spec(self),
-            vocab_size=self.vocab_size,
+            vocab_size=vocabulary_part(self.geometry.vocab_size, ranks) * ranks,
             max_sequence_length=self.seq_length,
             pre_process=first if pre_process is None else pre_process,
             post_process=last if post_process is None else post_process,
@@ -68,16 +74,11 @@ def nemo_config(geometry: Geometry, train: TrainConfig, sequence_length: int, on
         on_gpu: use Transformer Engine and fused kernels where they are installed.
 
     Raises:
-        ConfigError: sequences longer than the model's positions or its attention window, or a vocabulary
-            that the tensor-parallel ranks cannot share evenly.
+        ConfigError: sequences longer than the model's positions or its attention window.
     """
-    if geometry.vocab_size % train.tensor_parallel:
-        remedy = f"must divide the vocabulary of {geometry.vocab_size}"
-        raise ConfigError("train.tensor_parallel", train.tensor_parallel, remedy)
     # Sequences stay below the window, so it is never felt.
-    limits = [size for size in (geometry.max_positions, geometry.window) if size is not None]
-    if limits and sequence_length > min(limits):
-        remedy = f"sequences exceed the model's {min(limits)} positions"
+    if geometry.positions is not None and sequence_length > geometry.positions:
+        remedy = f"sequences exceed the model's {geometry.positions} positions"
         raise ConfigError("data.max_query_tokens", sequence_length, remedy)
     fused = on_gpu and HAVE_TRANSFORMER_ENGINE
     fused_spec = packed_layer_spec if train.layout == "shared_prefix" else transformer_engine_layer_spec
@@ -88,6 +89,7 @@ def nemo_config(geometry: Geometry, train: TrainConfig, sequence_length: int, on
         transformer_layer_spec=fused_spec if fused else local_block_spec,
         use_cpu_initialization=not on_gpu,
         attention_softmax_in_fp32=True,
+        softmax_scale=softmax_scale(geometry),
         **_layout(train),
         **_kernels(fused),
         **_mixture(geometry, fused),

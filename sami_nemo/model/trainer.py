@@ -15,7 +15,7 @@ from megatron.core.distributed import DistributedDataParallelConfig
 
 from sami_nemo.checkpoint.hf_import import load_hf_weights
 from sami_nemo.config.schema import Config
-from sami_nemo.geometry import read_geometry
+from sami_nemo.config_json import read_geometry
 from sami_nemo.model.cpu_backend import cpu_backend
 from sami_nemo.model.megatron_config import nemo_config
 from sami_nemo.model.sami_model import SamiModel

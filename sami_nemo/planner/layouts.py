@@ -129,7 +129,6 @@ def misfit(config: Config, geometry: Geometry, layout: Layout) -> str:
     for name, size in (
         ("attention heads", geometry.num_attention_heads),
         ("key-value heads", geometry.num_key_value_heads),
-        ("vocabulary", geometry.vocab_size),
         ("feed-forward width", geometry.ffn_hidden_size),
     ):
         if size % layout.tensor:

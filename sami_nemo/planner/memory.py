@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sami_nemo.config.schema import Config
-from sami_nemo.geometry import Geometry
+from sami_nemo.geometry import Geometry, vocabulary_part
 from sami_nemo.planner.batch import Batch, group_tokens, head_positions
 from sami_nemo.planner.engine import GIB
 from sami_nemo.planner.layout import Layout
@@ -213,7 +213,7 @@ def head_memory(geometry: Geometry, layout: Layout, batch: Batch) -> float:
     weights; or the logits, that copy, and what the chunk adds to the buffer of gradients.
     """
     size = layout.weight_bytes
-    projection = geometry.vocab_size * geometry.hidden_size / layout.tensor
+    projection = vocabulary_part(geometry.vocab_size, layout.tensor) * geometry.hidden_size
     chunk = chunk_logits(geometry, layout, batch)
     copy = size if size < FP32 else 0
     working = max(chunk * (3 * FP32 + copy), chunk * (FP32 + size) + projection * size)
@@ -223,12 +223,13 @@ def head_memory(geometry: Geometry, layout: Layout, batch: Batch) -> float:
 
 def chunk_logits(geometry: Geometry, layout: Layout, batch: Batch) -> float:
     """Logits that exist together."""
-    return min(CHUNK_LOGITS, layout.micro_batch * head_positions(batch) * geometry.vocab_size / layout.tensor)
+    part = vocabulary_part(geometry.vocab_size, layout.tensor)
+    return min(CHUNK_LOGITS, layout.micro_batch * head_positions(batch) * part)
 
 
 def embedding_gradient(geometry: Geometry, layout: Layout) -> float:
     """Bytes of the embedding's gradient before it is added to the buffer of gradients, with all activations gone."""
-    return geometry.vocab_size * geometry.hidden_size * layout.weight_bytes / layout.tensor
+    return vocabulary_part(geometry.vocab_size, layout.tensor) * geometry.hidden_size * layout.weight_bytes
 
 
 def gathered(geometry: Geometry, layout: Layout, tokens: int) -> float:

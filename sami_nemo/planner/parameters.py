@@ -1,7 +1,7 @@
 """Parameters of the model and of each rank, exactly, and the buffers that Megatron lays them out in.
 
-Every rank of a pipeline stage holds equally many: tensor-parallel sizes divide heads, feed-forward width and vocabulary,
-and expert-parallel sizes the experts. Experts are split over tensor-parallel ranks like everything else.
+Every rank of a pipeline stage holds equally many: tensor-parallel sizes divide heads and feed-forward width, the vocabulary
+is padded to a multiple of them, and expert-parallel sizes divide the experts. Experts are split over tensor-parallel ranks like everything else.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sami_nemo.geometry import Geometry
+from sami_nemo.geometry import Geometry, vocabulary_part
 from sami_nemo.planner.layout import Layout
 
 # Megatron-core 0.15, _ParamAndGradBuffer, with the distributed optimizer: a parameter starts at a multiple of 64
@@ -59,7 +59,7 @@ def rank_weights(geometry: Geometry, layout: Layout, stage: int) -> list[Weight]
     """The parameters of a rank of pipeline stage `stage` (from 0)."""
     last = layout.pipeline - 1
     weights = layer_weights(geometry, layout, geometry.num_layers // layout.pipeline)
-    embedding = geometry.vocab_size * geometry.hidden_size // layout.tensor
+    embedding = vocabulary_part(geometry.vocab_size, layout.tensor) * geometry.hidden_size
     copied = geometry.tied_embeddings and layout.pipeline > 1
     if stage == 0:
         weights.append(Weight("embedding", embedding, own_bucket=copied))

@@ -20,13 +20,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # What a prompt ends with before a response prefix. Tokenised alone, " The post" would get a second space from
-# sentencepiece tokenizers, which put one before every text.
-ANCHOR = ":"
+# sentencepiece tokenizers, which put one before every text. The others are for tokenizers that merge it with what follows.
+ANCHORS = (":", ".", "x", "\n")
 
 
 def uses_chat_template(config: Config, iteration: int) -> bool:
     """Whether the model of `iteration` is asked through its chat template: the instruct baseline always is."""
     return config.generate.chat_template or iteration == INSTRUCT
+
+
+def special_texts(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """What is a special token wherever it stands in a chat template's text. Ordinary added tokens are words."""
+    marked = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return tuple(dict.fromkeys([*marked, *tokenizer.all_special_tokens]))
 
 
 class PromptTokenizer:
@@ -85,10 +91,17 @@ class PromptTokenizer:
         return tuple(ids)
 
     def encode_continuation(self, text: str) -> tuple[int, ...]:
-        """Ids of `text` where it follows a prompt: no BOS, and no space that is not in `text`."""
-        anchor, whole = self._encode(ANCHOR), self._encode(ANCHOR + text)
-        assert whole[: len(anchor)] == anchor, f"{text!r} merges with the end of the prompt"
-        return tuple(whole[len(anchor) :])
+        """Ids of `text` where it follows a prompt: no BOS, and no space that is not in `text`.
+
+        Raises:
+            CheckpointError: the tokenizer merges it with any prompt.
+        """
+        for mark in ANCHORS:
+            anchor, whole = self._encode(mark), self._encode(mark + text)
+            if whole[: len(anchor)] == anchor:
+                return tuple(whole[len(anchor) :])
+        remedy = f"its tokenizer merges {text[:20]!r} with whatever stands before it; take another tokenizer"
+        raise CheckpointError("model.path", self._tokenizer.name_or_path, remedy)
 
     def encode_response(self, text: str) -> tuple[int, ...]:
         """Ids of a response that another model gave, where it follows a prompt."""

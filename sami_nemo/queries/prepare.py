@@ -13,10 +13,10 @@ import dataclasses
 import shutil
 
 from sami_nemo import stage_entry
-from sami_nemo.base_model.locate import locate
 from sami_nemo.config.schema import Config
 from sami_nemo.constitution.principles import load_principles
 from sami_nemo.progress import report_phase
+from sami_nemo.prompts.tokenization import special_texts
 from sami_nemo.queries.loaders import load_queries
 from sami_nemo.queries.split import split_for_run
 from sami_nemo.run_dir import RunDir, partial, write_json, write_jsonl
@@ -25,15 +25,15 @@ from sami_nemo.run_dir import RunDir, partial, write_json, write_jsonl
 def main(config: Config, run: RunDir, iteration: int) -> None:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(locate(config.model.path))
+    tokenizer = AutoTokenizer.from_pretrained(run.hf(0))
     report_phase("work")
     # A chat template's tokens are parsed wherever they stand; elsewhere prompts are tokenised with them as plain text.
-    special = [str(token) for token in tokenizer.added_tokens_decoder.values()] if config.generate.chat_template else []
+    special = special_texts(tokenizer) if config.generate.chat_template else ()
     queries, report = load_queries(
         config.data, lambda text: len(tokenizer.encode(text, add_special_tokens=False)), special
     )
-    print(f"{report.read} rows read, {report.kept} kept, dropped: {dict(report.dropped)}", flush=True)
-    split = split_for_run(config, queries)
+    print(report.words(), flush=True)
+    split = split_for_run(config, queries, report.words())
     principles = load_principles(str(run.principles))
 
     report_phase("saving")

@@ -44,8 +44,11 @@ def split_queries(queries: Sequence[Query], evaluation: int, selection: Literal[
     return Split(held_out, (rest[0::2], rest[1::2]))
 
 
-def split_for_run(config: Config, queries: Sequence[Query]) -> Split:
+def split_for_run(config: Config, queries: Sequence[Query], account: str = "") -> Split:
     """The split of a run, in whose halves every iteration finds as many queries as it trains on.
+
+    Args:
+        account: what became of the rows that the queries are from, for errors.
 
     Raises:
         DataError: too few queries, even if none were lost to the filters of responses.
@@ -57,14 +60,18 @@ def split_for_run(config: Config, queries: Sequence[Query]) -> Split:
         needed[half] = max(needed[half], needed_groups(config, iteration))
     # Of an odd number the first half gets the odd one.
     room = len(queries) - max(2 * needed[0] - 1, 2 * needed[1])
+    found = f" ({account})" if account else ""
     training = f"{config.iterations} iterations train on up to {max(needed)} queries of one half"
     if room < 1:
-        remedy = f"{training}, and it has {len(queries)} in all; give more, or lower train.batch_size or train.batches"
+        remedy = f"{training}, and it has {len(queries)} in all{found}; give more, or lower train.batch_size or train.batches"
         raise DataError("data.source", data.source, remedy)
     if data.evaluation_queries > room:
-        remedy = f"there are {len(queries)} queries, and {training}; set at most {room}, or give more queries"
+        remedy = f"there are {len(queries)} queries{found}, and {training}; set at most {room}, or give more queries"
         raise DataError("data.evaluation_queries", data.evaluation_queries, remedy)
-    return split_queries(queries, data.evaluation_queries, data.evaluation_selection, config.seed)
+    try:
+        return split_queries(queries, data.evaluation_queries, data.evaluation_selection, config.seed)
+    except DataError as error:
+        raise DataError(error.field, error.value, f"{error.remedy}{found}") from None
 
 
 def _first_of_each_source(queries: Sequence[Query], count: int) -> list[Query]:

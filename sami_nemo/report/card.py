@@ -6,12 +6,9 @@ They are not written into an export, which its stage has recorded: another file 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from sami_nemo.base_model.locate import locate
 from sami_nemo.config.schema import Config
 from sami_nemo.constitution.principles import load_principles
-from sami_nemo.errors import CheckpointError
 from sami_nemo.model_card import Result, base_license, model_card
 from sami_nemo.report.run_data import Estimate, Iteration, Judge, Results, read_results
 from sami_nemo.run_dir import RunDir, read_json, write_text
@@ -48,7 +45,7 @@ def card_with_numbers(config: Config, run: RunDir, results: Results, iteration: 
     """
     principles, versions = load_principles(str(run.principles)), _versions(run, iteration.number)
     rows = result_rows(iteration, results.judge)
-    return model_card(config, principles, iteration.number, _license(config), versions, rows)
+    return model_card(config, principles, iteration.number, base_license(run.hf(0)), versions, rows)
 
 
 def result_rows(iteration: Iteration, judge: Judge | None) -> list[Result]:
@@ -70,14 +67,6 @@ def result_rows(iteration: Iteration, judge: Judge | None) -> list[Result]:
 
 def _row(name: str, estimate: Estimate, n: int | None, digits: int) -> Result:
     return Result(name, f"{estimate.mean:.{digits}f}", f"{estimate.sem:.{digits}f}", str(n))
-
-
-def _license(config: Config) -> dict[str, Any]:
-    """Without the base model, which a report does not need, as for one without a card."""
-    try:
-        return base_license(locate(config.model.path))
-    except CheckpointError:
-        return {}
 
 
 def _versions(run: RunDir, iteration: int) -> dict[str, str]:

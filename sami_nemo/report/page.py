@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ MOST_BROWSED = 100
 # Of a stage's wall time.
 PHASES = ("start_up", "work", "saving")
 ABSENT = "–"
+# Of a reply, in a cell.
+SHOWN_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,13 @@ def report_page(run: RunData) -> Page:
         facts["win rates"] = results.judge.label
     if run.stages:
         facts["computed in"] = duration(sum(stage.seconds for stage in run.stages))
-    tables = [filters_table(run), stages_table(run), versions_table(run), models_table(run)]
+    tables = [
+        *([unread_table(run)] if run.unread else []),
+        filters_table(run),
+        stages_table(run),
+        versions_table(run),
+        models_table(run),
+    ]
     return Page(
         title=results.name,
         kind="SAMI run",
@@ -182,11 +191,29 @@ def results_table(results: Results) -> Table:
         cells = [plus_minus(baseline.bound, 3), f"{baseline.maximum:.3f}", ABSENT, str(baseline.bound.n)]
         rows.append(["instruct", *cells, plus_minus(baseline.tokens, 1), *[ABSENT] * (2 * len(opponents))])
     header = ["iteration", *results_header(opponents, bool(results.judge and results.judge.proxy))]
-    unread = sum(rate.unparsed for iteration in results.iterations for rate in iteration.win_rates.values())
+    rates = [rate for iteration in results.iterations for rate in iteration.win_rates.values()]
+    unread = sum(rate.unparsed for rate in rates)
+    refused = sum((Counter(rate.refused) for rate in rates), Counter())
     note = "Means ± standard errors over held-out queries; the gain is over queries that iteration 0 answered, too."
     if unread:
         note += f" {unread} replies of the judge could not be read and are left out."
+    if refused:
+        counts = ", ".join(f"{reason} {count}" for reason, count in refused.most_common())
+        note += f" {refused.total()} comparisons without a verdict are left out, by what the judge's endpoint said: {counts}."
     return Table("Results by iteration", header, rows, note)
+
+
+def unread_table(run: RunData) -> Table:
+    """What replies without a verdict look like."""
+    rows = [[unread.model, unread.opponent, end_of(unread.reply)] for unread in run.unread]
+    note = f"The first {len(rows)}, from their end. All replies are in the run's judge/verdicts.jsonl files."
+    return Table("Replies of the judge without a verdict", ["responses of", "against", "reply"], rows, note)
+
+
+def end_of(reply: str) -> str:
+    """Where a verdict would stand."""
+    text = " ".join(reply.split())
+    return text if len(text) <= SHOWN_CHARACTERS else f"… {text[-SHOWN_CHARACTERS:]}"
 
 
 def filters_table(run: RunData) -> Table:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,11 @@ from typing import Any
 import yaml
 
 from sami_nemo.errors import RunDirectoryError
+from sami_nemo.evaluate.choice import read_choice
 from sami_nemo.run_dir import INSTRUCT, RunDir, read_json, read_jsonl
+
+# Enough to see what the judge answers instead.
+UNREAD_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class WinRate:
     corrected: Estimate | None
     """By length; null if one of the strata is empty."""
     unparsed: int
+    refused: Mapping[str, int] = field(default_factory=dict)
+    """Comparisons without a verdict, by why the judge gave none."""
     by_source: Mapping[str, WinRate] = field(default_factory=dict)
 
 
@@ -104,8 +111,8 @@ class Answers:
 
     model: str
     texts: Mapping[tuple[str, str], str]
-    verdicts: Mapping[str, Mapping[str, float | None]]
-    """Score by query and opponent."""
+    verdicts: Mapping[str, Mapping[str, float | str | None]]
+    """Score by query and opponent; where there is no verdict, why."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,15 @@ class StageRecord:
     finished: str
     tokens_per_s: float | None
     versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A reply of the judge that holds no verdict."""
+
+    model: str
+    opponent: str
+    reply: str
 
 
 @dataclass(frozen=True)
@@ -136,6 +152,8 @@ class RunData:
     """Statements by id, the desired constitution first."""
     desired: str | None
     answers: tuple[Answers, ...]
+    unread: tuple[Unread, ...]
+    """The first few."""
     filters: Mapping[str, Mapping[str, Any]]
     """Counts of filters.json by model."""
     stages: tuple[StageRecord, ...]
@@ -165,6 +183,7 @@ def read_run(run: RunDir) -> RunData:
         constitutions=constitutions,
         desired=_desired(run),
         answers=tuple(answers for n in models if (answers := _answers(run, n)).texts),
+        unread=tuple(itertools.islice((each for n in models for each in _unread(run, n)), UNREAD_SHOWN)),
         filters={model_name(n): counts for n in models if (counts := _json(run.groups(n) / "filters.json"))},
         stages=_stages(run),
         models={model_name(n): found for n in models if (found := _json(run.responses(n) / "model.json"))},
@@ -231,6 +250,7 @@ def _win_rate(values: dict[str, Any]) -> WinRate:
         raw=_estimate(values) if "mean" in values else None,
         corrected=_estimate(corrected) if corrected else None,
         unparsed=values.get("unparsed", 0),
+        refused=values.get("refused", {}),
         by_source={source: _win_rate(below) for source, below in values.get("by_source", {}).items()},
     )
 
@@ -287,10 +307,19 @@ def _answers(run: RunDir, n: int) -> Answers:
     for row in _jsonl(run.groups(n) / "evaluation.jsonl"):
         for constitution, text in zip(row["constitutions"], row["responses"], strict=True):
             texts[row["query"]["id"], constitution["id"]] = text
-    verdicts: dict[str, dict[str, float | None]] = defaultdict(dict)
+    verdicts: dict[str, dict[str, float | str | None]] = defaultdict(dict)
     for row in _jsonl(run.judge(n) / "verdicts.jsonl"):
-        verdicts[row["query_id"]][row["opponent"]] = row["score"]
+        verdicts[row["query_id"]][row["opponent"]] = row.get("refused") or row["score"]
     return Answers(model_name(n), texts, verdicts)
+
+
+def _unread(run: RunDir, n: int) -> Iterator[Unread]:
+    for row in _jsonl(run.judge(n) / "verdicts.jsonl"):
+        if row["score"] is not None or row.get("refused"):
+            continue
+        for order in row.get("orders", []):
+            if read_choice(order["reply"], order.get("finish_reason")) is None:
+                yield Unread(model_name(n), row["opponent"], order["reply"])
 
 
 def _stages(run: RunDir) -> tuple[StageRecord, ...]:

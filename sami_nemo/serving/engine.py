@@ -6,6 +6,7 @@ greedy ties, are the same in each run. (An engine in a process of its own starts
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import warnings
@@ -16,6 +17,7 @@ from pathlib import Path
 from sami_nemo.config.schema import Config
 from sami_nemo.geometry import Geometry
 from sami_nemo.planner.engine import cache_bytes, requests_together
+from sami_nemo.serving.plain_path import plain_path
 
 # Read by vLLM while it is imported.
 ENVIRONMENT = {
@@ -91,9 +93,10 @@ class Engine:
         from vllm import EngineArgs, LLMEngine, SamplingParams
 
         generate = config.generate
+        self._names = contextlib.ExitStack()
         self._engine = LLMEngine.from_engine_args(
             EngineArgs(
-                model=str(model),
+                model=str(self._names.enter_context(plain_path(model))),
                 tokenizer_mode="hf",
                 trust_remote_code=False,
                 dtype=generate.dtype,
@@ -157,6 +160,7 @@ class Engine:
 
     def __exit__(self, *exception: object) -> None:
         self._engine.engine_core.shutdown()
+        self._names.close()
 
 
 def set_environment(config: Config) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from sami_nemo.config.schema import Config
 from sami_nemo.errors import CheckpointError
 from sami_nemo.serving.engine import set_environment
+from sami_nemo.serving.plain_path import plain_path
 
 # Of a 7 B model from a slow disk; on the CPU a small one takes half a minute.
 START_SECONDS = 900.0
@@ -38,15 +39,16 @@ def serve(model: Path, config: Config) -> Iterator[tuple[str, str]]:
     """
     port, name = free_port(), model.name
     set_environment(config)
-    # In this process's group: whoever kills the stage kills the server with it.
-    server = subprocess.Popen(command(model, name, port, config), stdin=subprocess.DEVNULL)
-    try:
-        # A stop from outside must run what follows `finally`, too: the default ends the process at once.
-        with raising_on_sigterm():
-            wait_until_ready(server, port, model)
-            yield f"http://{LOOPBACK}:{port}/v1", name
-    finally:
-        stop(server)
+    with plain_path(model) as place:
+        # In this process's group: whoever kills the stage kills the server with it.
+        server = subprocess.Popen(command(place, name, port, config), stdin=subprocess.DEVNULL)
+        try:
+            # A stop from outside must run what follows `finally`, too: the default ends the process at once.
+            with raising_on_sigterm():
+                wait_until_ready(server, port, model)
+                yield f"http://{LOOPBACK}:{port}/v1", name
+        finally:
+            stop(server)
 
 
 def command(model: Path, name: str, port: int, config: Config) -> list[str]:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from sami_nemo.checkpoint.safetensors_io import open_slices, read_index
+from sami_nemo.checkpoint.headers import read_headers
+from sami_nemo.checkpoint.safetensors_io import open_slices
 from sami_nemo.config.schema import TrainConfig
 from sami_nemo.errors import CheckpointError
 from sami_nemo.model.cpu_backend import cpu_backend
@@ -19,8 +20,8 @@ TOKENS_BS = (torch.arange(48) * 37 % 1000 + 5).view(2, 24)
 
 
 def identical(base: Path, exported: Path, dtype: torch.dtype) -> bool:
-    names = read_index(base).keys()
-    if names != read_index(exported).keys():
+    names = read_headers(base).keys()
+    if names != read_headers(exported).keys():
         return False
     with open_slices(base) as before, open_slices(exported) as after:
         pairs = [(before(name)[:].to(dtype), after(name)[:]) for name in names]
@@ -94,7 +95,7 @@ def convert(base: Path, folder: Path, layouts: dict[str, dict[str, Any]]) -> Non
     from sami_nemo.checkpoint.hf_export import export_hf
     from sami_nemo.checkpoint.hf_import import load_hf_weights
     from sami_nemo.checkpoint.hf_verify import verify_export
-    from sami_nemo.geometry import read_geometry
+    from sami_nemo.config_json import read_geometry
     from sami_nemo.model.megatron_config import nemo_config
 
     torch.distributed.init_process_group("gloo", timeout=timedelta(minutes=10))
@@ -122,3 +123,25 @@ def convert(base: Path, folder: Path, layouts: dict[str, dict[str, Any]]) -> Non
         parallel_state.destroy_model_parallel()
     if torch.distributed.get_rank() == 0:
         (folder / "report.json").write_text(json.dumps(reports))
+
+
+@cpu_backend()
+def compare(pairs: dict[str, tuple[Path, Path]], folder: Path) -> None:
+    """Writes report.json into `folder`: by name, how far the model of the first checkpoint is in fp32 from what transformers
+    computes of the second.
+    """
+    from megatron.core import parallel_state
+
+    from sami_nemo.checkpoint.hf_import import load_hf_weights
+    from sami_nemo.config_json import read_geometry
+    from sami_nemo.model.megatron_config import nemo_config
+
+    torch.distributed.init_process_group("gloo", timeout=timedelta(minutes=10))
+    parallel_state.initialize_model_parallel()
+    train = TrainConfig(batch_size=1, batches=1, optimizer="adamw", lr=1.0, precision="fp32")
+    reports = {}
+    for name, (checkpoint, reference) in pairs.items():
+        model = nemo_config(read_geometry(checkpoint), train, 64, on_gpu=False).configure_model(None)
+        load_hf_weights(model, checkpoint)
+        reports[name] = differences(model, reference)
+    (folder / "report.json").write_text(json.dumps(reports))

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from sami_nemo.checkpoint.hf_import import load_hf_weights
 from sami_nemo.config.schema import TrainConfig
+from sami_nemo.config_json import read_geometry
 from sami_nemo.contrast.batches import Batch, batch_length, collate
-from sami_nemo.geometry import read_geometry
 from sami_nemo.model.cpu_backend import cpu_backend
 from sami_nemo.model.megatron_config import nemo_config
 from sami_nemo.records import ContrastGroup
@@ -69,6 +69,14 @@ def evaluate(
     base: Path, train: TrainConfig, groups: list[ContrastGroup], on_gpu: bool
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
     """Token log-probs of each micro-batch (last pipeline stage), and this rank's gradients."""
+    model, logprobs = forward_and_backward(base, train, groups, on_gpu)
+    return logprobs, gradients(model)
+
+
+def forward_and_backward(
+    base: Path, train: TrainConfig, groups: list[ContrastGroup], on_gpu: bool
+) -> tuple[torch.nn.Module, list[Tensor]]:
+    """The model with its gradients, and token log-probs of each micro-batch (last pipeline stage)."""
     model = nemo_config(read_geometry(base), train, 64, on_gpu).configure_model(None).cuda()
     load_hf_weights(model, base)
     # Every data-parallel rank takes all groups: what is compared does not depend on how they are dealt.
@@ -105,7 +113,7 @@ def evaluate(
         micro_batch_size=1,
         forward_only=False,
     )
-    return [result["logprobs"] for result in results], gradients(model)
+    return model, [result["logprobs"] for result in results]
 
 
 def gradients(model: torch.nn.Module) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from sami_nemo.evaluate.metrics import write_metrics
 from sami_nemo.evaluate.pmi import base_scores
 from sami_nemo.records import ContrastGroup
 from sami_nemo.run_dir import INSTRUCT, RunDir, partial, read_json, read_jsonl, write_json, write_jsonl, write_text
+from tests.checkpoints import give
 from tests.distributed.training_runs import random_groups, run_stage, tiny_config
 
 pytestmark = pytest.mark.slow
@@ -26,6 +27,9 @@ def evaluation_run(config: Config, groups: list[ContrastGroup], iteration: int) 
     run = RunDir(config.run_dir)
     write_text(run.config, dump_config(config))
     write_jsonl(run.groups(iteration) / "evaluation.jsonl", (group.to_json() for group in groups))
+    give(run, Path(config.model.path))
+    if config.evaluate.instruct is not None:
+        give(run, Path(config.evaluate.instruct), INSTRUCT)
     return run
 
 

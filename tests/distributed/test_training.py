@@ -56,9 +56,9 @@ class Reference:
         self.groups = random_groups(8)
         self.run, self.steps = train(tiny_config(runs_dir, "reference", base, devices=1), self.groups)
 
-    def check(self, layout: dict[str, Any]) -> None:
-        name = "-".join(layout) or "data_parallel"
-        run, steps = train(tiny_config(self.runs_dir, name, self.base, devices=2, **layout), self.groups)
+    def check(self, layout: dict[str, Any], devices: int = 2) -> None:
+        name = "-".join([*layout, *map(str, layout.values()), str(devices)])
+        run, steps = train(tiny_config(self.runs_dir, name, self.base, devices, **layout), self.groups)
         for ours, reference in zip(steps, self.steps, strict=True):
             assert ours["loss"] == pytest.approx(reference["loss"], abs=LOSS_TOLERANCE)
             assert ours["grad_norm"] == pytest.approx(reference["grad_norm"], rel=1e-3)

@@ -18,6 +18,7 @@ from sami_nemo.constitution.principles import SHIPPED
 from sami_nemo.progress import EVENTS_VARIABLE
 from sami_nemo.records import Constitution, ContrastGroup, Query
 from sami_nemo.run_dir import RunDir, read_jsonl, write_jsonl, write_text
+from tests.checkpoints import give
 from tests.distributed.ranks import run_ranks
 
 REPOSITORY = Path(__file__).parents[2]
@@ -55,12 +56,14 @@ def tiny_config(runs_dir: Path, name: str, base: Path, devices: int, **train: An
     )
 
 
-def random_groups(count: int, size: int = 2, vocabulary: int = 256, seed: int = 0) -> list[ContrastGroup]:
-    """Contrast groups of random tokens; responses of one token are among them."""
+def random_groups(
+    count: int, size: int = 2, vocabulary: int = 256, seed: int = 0, first: int = 5
+) -> list[ContrastGroup]:
+    """Contrast groups of random tokens from `first` on; responses of one token are among them."""
     draw = random.Random(seed)
 
     def ids(low: int, high: int) -> tuple[int, ...]:
-        return tuple(draw.randrange(5, vocabulary) for _ in range(draw.randint(low, high)))
+        return tuple(draw.randrange(first, vocabulary) for _ in range(draw.randint(low, high)))
 
     return [
         ContrastGroup(
@@ -81,6 +84,7 @@ def make_run(config: Config, groups: list[ContrastGroup]) -> RunDir:
     # The model card tells them.
     write_text(run.principles, (SHIPPED / "dialogue_claude_opus.yaml").read_text(encoding="utf-8"))
     write_jsonl(run.groups(0) / "training.jsonl", (group.to_json() for group in groups))
+    give(run, Path(config.model.path))
     return run
 
 

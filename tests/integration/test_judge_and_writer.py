@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -21,6 +22,8 @@ import pytest
 from sami_nemo.base_model import random_model
 from sami_nemo.config.compose import compose
 from sami_nemo.config.files import dump_config
+from sami_nemo.endpoint import Endpoint, Reply
+from sami_nemo.errors import EndpointError
 from sami_nemo.run_dir import read_json, read_jsonl
 
 pytestmark = pytest.mark.slow
@@ -125,3 +128,20 @@ def test_a_writer_that_cannot_write_shows_its_reply(server: tuple[str, str], tmp
     assert "in the last of 2 replies" in done.stderr and "The reply: " in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "written" / "principles.yaml").exists()
+
+
+def test_refusals_in_the_words_of_the_server(server: tuple[str, str]) -> None:
+    def ask(question: str, model: str, max_tokens: int = 4, **request: Any) -> Reply:
+        asked = Endpoint("judge", model, server[0], "JUDGE_KEY", 60, 0, request=request)
+        return asked.ask([{"role": "user", "content": question}], max_tokens)
+
+    name = server[1]
+    assert ask("word " * 9000, name).refusal == "too long"
+    kept = ask("Why?", name, 4, top_k=1, chat_template_kwargs={"enable_thinking": False}, temperature=None)
+    assert (kept.refusal, kept.finish_reason) == (None, "length")
+    with pytest.raises(EndpointError, match=r"set judge.request=\{\}, without temperature"):
+        ask("Why?", name, temperature="hot")
+    with pytest.raises(EndpointError, match=r"set judge.request=\{top_k: VALUE\}"):
+        ask("Why?", name, top_k=-7)
+    with pytest.raises(EndpointError, match="does not exist"):
+        ask("Why?", "another")

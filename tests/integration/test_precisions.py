@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from sami_nemo.checkpoint.export import compare_logits, fixed_tokens
+from sami_nemo.checkpoint.headers import read_headers
 from sami_nemo.checkpoint.hf_verify import hf_logits, verify_export
-from sami_nemo.checkpoint.safetensors_io import read_index
+from sami_nemo.checkpoint.safetensors_io import DTYPE_NAMES
 from sami_nemo.config.schema import Config
 from sami_nemo.errors import CheckpointError
 from sami_nemo.run_dir import RunDir, read_json, read_jsonl, write_jsonl, write_text
@@ -86,7 +87,7 @@ def bases(
         for name, dtype in BASES.items():
             found[kind, name] = shutil.copytree(source, folder / f"{kind}_{name}")
             AutoModelForCausalLM.from_pretrained(source, dtype=dtype).save_pretrained(found[kind, name])
-            assert {info.torch_dtype for info in read_index(found[kind, name]).values()} == {dtype}
+            assert {info.dtype for info in read_headers(found[kind, name]).values()} == {DTYPE_NAMES[dtype]}
     return found
 
 
@@ -125,7 +126,7 @@ def test_from_base_to_bound(
 ) -> None:
     run = runs[kind, base, precision]
     stored, name = STORED[precision]
-    exported = read_index(run.hf(1))
+    exported = read_headers(run.hf(1))
     assert {info.dtype for info in exported.values()} == {stored}
     config = read_json(run.hf(1) / "config.json")
     assert {config.get("dtype", name), config.get("torch_dtype", name)} == {name}

@@ -19,6 +19,7 @@ from sami_nemo.progress import EVENTS_VARIABLE
 from sami_nemo.prompts.tokenization import PromptTokenizer
 from sami_nemo.records import Response
 from sami_nemo.run_dir import RunDir, partial, read_json, read_jsonl, write_jsonl, write_text
+from tests.checkpoints import give
 
 ROOT = Path(__file__).parents[2]
 PRINCIPLES = ROOT / "sami_nemo" / "constitution" / "principles"
@@ -74,6 +75,7 @@ def prepared_run(model: Path, runs_dir: Path, name: str, tensor_parallel: int = 
         texts = [f"How do I bake {number} loaves?" for number in range(count)]
         rows = ({"id": f"{part}-{i}", "text": text, "source": "test"} for i, text in enumerate(texts))
         write_jsonl(run_dir.queries / f"{part}.jsonl", rows)
+    give(run_dir, model)
     return run_dir
 
 

@@ -20,6 +20,7 @@ import pytest
 from sami_nemo.config.compose import compose
 from sami_nemo.launch import preflight
 from sami_nemo.launch.preflight import check_cpu
+from tests.checkpoints import write_weights
 
 ROOT = Path(__file__).parents[2]
 MAIN = ROOT / "launcher_scripts" / "main.py"
@@ -41,11 +42,13 @@ MISTRAL = {
 
 
 def write_checkpoint(directory: Path, *names: str, **changes: object) -> None:
-    """A directory that looks like a checkpoint: config.json, and empty files of these names."""
+    """A directory that looks like a checkpoint: config.json, weights of zeros, and other files that are empty."""
     directory.mkdir()
     (directory / "config.json").write_text(json.dumps(MISTRAL | changes))
     for name in names:
         (directory / name).touch()
+    if "model.safetensors" in names:
+        write_weights(directory, MISTRAL)
 
 
 @pytest.fixture
@@ -56,9 +59,21 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_checkpoint(tmp_path / "good model", weights, tokenizer)
     write_checkpoint(tmp_path / "no_weights", "pytorch_model.bin", tokenizer)
     write_checkpoint(tmp_path / "no_tokenizer", weights)
-    write_checkpoint(tmp_path / "llama", weights, tokenizer, model_type="llama", architectures=["LlamaForCausalLM"])
+    write_checkpoint(tmp_path / "qwen", weights, tokenizer, model_type="qwen2", architectures=["Qwen2ForCausalLM"])
     write_checkpoint(tmp_path / "headless", weights, tokenizer, architectures=["MistralModel"])
     write_checkpoint(tmp_path / "uneven", weights, tokenizer, num_key_value_heads=3)
+    write_checkpoint(tmp_path / "empty weights", weights, tokenizer)
+    (tmp_path / "empty weights" / weights).write_bytes(b"")
+    write_checkpoint(tmp_path / "other weights", weights, tokenizer, num_hidden_layers=3)
+    write_checkpoint(tmp_path / "no shard", tokenizer)
+    index = {"weight_map": {"lm_head.weight": "model-00007-of-00009.safetensors"}}
+    (tmp_path / "no shard" / "model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / "no shard" / "model-00001-of-00009.safetensors").touch()
+    write_checkpoint(tmp_path / "dynamic", weights, tokenizer, rope_scaling={"type": "dynamic", "factor": 2.0})
+    write_checkpoint(tmp_path / "gelu", weights, tokenizer, hidden_act="gelu")
+    write_checkpoint(tmp_path / "quantised", weights, tokenizer, quantization_config={"bits": 4})
+    write_checkpoint(tmp_path / "code", weights, tokenizer, auto_map={"AutoModel": "m.M"})
+    write_checkpoint(tmp_path / "window", weights, tokenizer, sliding_window=1024)
     (tmp_path / "empty").mkdir()
     (tmp_path / "queries").mkdir()
     (tmp_path / "queries" / "own.jsonl").write_text(QUERIES)
@@ -66,6 +81,10 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "broken.jsonl").write_text('{"query": "fine"}\n{"query": broken\n')
     (tmp_path / "blank.jsonl").write_text("\n")
     (tmp_path / "twice.jsonl").write_text('{"query": "Again?"}\n' * 12)
+    asked = "".join(json.dumps({"query": text}) + "\n" for text in ("Why?", "How?", "", "why?"))
+    (tmp_path / "mixed.jsonl").write_text(asked + '{"question": "When?"}\n' * 2)
+    (tmp_path / "numbers.json").write_text(json.dumps([{"query": 1}, {"query": [2]}]))
+    (tmp_path / "latin.csv").write_bytes("query\nWärum?\n".encode("latin-1"))
     (tmp_path / "broken.parquet").write_text("not parquet")
     (tmp_path / "text.txt").write_text("How?\n")
     (tmp_path / "broken.yaml").write_text("principles: [\n")
@@ -115,6 +134,25 @@ BAD_COMMANDS = [
     (["judge.base_url=http://host:99999/v1"], "judge.base_url = 'http://host:99999/v1':", "http://HOST:PORT"),
     (["judge.base_url='http://my host/v1'"], "judge.base_url = 'http://my host/v1':", "http://HOST:PORT"),
     (["principles.base_url=file:///etc"], "principles.base_url = 'file:///etc':", "http://HOST:PORT"),
+    (
+        ["judge.base_url=localhost:8000/v1"],
+        "judge.base_url = 'localhost:8000/v1':",
+        "probably http://localhost:8000/v1",
+    ),
+    (["principles.base_url=https//host.org/v1"], "principles.base_url = 'https//host.org/v1':", "https://host.org/v1"),
+    # Parameters of requests.
+    (["judge.request={model: m}"], "judge.request = model:", "key model"),
+    (["judge.request={messages: []}"], "judge.request = messages:", "take it out"),
+    (["judge.request={stream: true}"], "judge.request = stream:", "take it out"),
+    (["judge.request={n: 2}"], "judge.request = n:", "take it out"),
+    (["judge.request={extra_body: {top_k: 1}}"], "judge.request = extra_body:", "without extra_body"),
+    (["judge.request={api_key: sk-1}"], "judge.request = api_key:", "api_key_variable"),
+    (["judge.request={extra_headers: {a: b}}"], "judge.request = extra_headers:", "api_key_variable"),
+    (["principles.request={a: [{Authorization: me}]}"], "principles.request = Authorization:", "api_key_variable"),
+    (["judge.request={temperature: nan}"], "judge.request = temperature:", "no plain data"),
+    (["judge.request=5"], "judge.request = 5:", "dictionary"),
+    (["judge.request.n=2"], "judge.request = n:", "take it out"),
+    (["judge.requests={n: 2}"], "judge.requests = ", "did you mean judge.request?"),
     (["judge.api_key_variable='MY KEY'"], "judge.api_key_variable = 'MY KEY':", "pattern"),
     (["principles.api_key_variable=1KEY"], "principles.api_key_variable = '1KEY':", "pattern"),
     (["seed=4294967296"], "seed = 4294967296:", "less than 4294967296"),
@@ -131,12 +169,25 @@ BAD_COMMANDS = [
     (["model=checkpoint", "model.path=text.txt"], "model.path = text.txt:", "no config.json"),
     (["model=checkpoint", "model.path=no_weights"], "model.path = no_weights:", "no *.safetensors"),
     (["model=checkpoint", "model.path=no_tokenizer"], "model.path = no_tokenizer:", "no tokenizer.json"),
-    (["model=checkpoint", "model.path=llama"], "model.architecture = mistral:", "only mistral and mixtral"),
-    (["model=checkpoint", "model.path=headless"], "model.path = headless:", "only MistralForCausalLM"),
+    (["model=checkpoint", "model.path=qwen"], "model.architecture = mistral:", "only mistral, mixtral, llama work"),
+    (["model=checkpoint", "model.path=headless"], "model.path = headless:", "not ['MistralForCausalLM']"),
     (["model=checkpoint", "model.path=uneven"], "model.num_key_value_heads = 3:", "4 attention heads"),
     (["evaluate.instruct=empty"], "evaluate.instruct = empty:", "no config.json"),
     (["evaluate.instruct=/etc/passwd"], "evaluate.instruct = /etc/passwd:", "no config.json"),
-    (["evaluate.instruct=llama"], "evaluate.instruct = llama:", "only MistralForCausalLM"),
+    (["model=checkpoint", "model.path='empty weights'"], "model.path = ", "is cut off: it has 0 bytes"),
+    (["model=checkpoint", "model.path='other weights'"], "model.path = other weights:", "lacks model.layers.2."),
+    (["model=checkpoint", "model.path='no shard'"], "model.path = ", "the index names it, and it is not there"),
+    (["model=checkpoint", "model.path=dynamic"], "model.path = dynamic:", "only linear, llama3 and yarn"),
+    (["model=checkpoint", "model.path=gelu"], "model.path = gelu:", 'hidden_act = "gelu"'),
+    (["model=checkpoint", "model.path=quantised"], "model.path = quantised:", "quantised weights"),
+    (["model=checkpoint", "model.path=code"], "model.path = code:", "code of its own"),
+    (["evaluate.instruct=gelu"], "evaluate.instruct = gelu:", 'hidden_act = "gelu"'),
+    (
+        ["model=checkpoint", "model.path=window", "generate.max_model_len=2048"],
+        "generate.max_model_len = 2048:",
+        "the model sees 1024 positions at a time; lower it",
+    ),
+    (["evaluate.instruct=qwen"], "evaluate.instruct = qwen:", "only mistral, mixtral, llama work"),
     (["principles=local_writer", "principles.model=no_weights"], "principles.model = no_weights:", "safetensors"),
     # The geometry of models that are made here.
     (["model.num_layers=31"], "model.num_layers = 31:", "num_hidden_layers = 30"),
@@ -175,6 +226,15 @@ BAD_COMMANDS = [
     ([*OWN, "data.source=blank.jsonl"], "data.source = blank.jsonl:", "no rows"),
     ([*OWN, "data.source=broken.jsonl"], "data.source = broken.jsonl, line 2", "not JSON"),
     ([*OWN, "data.source=broken.parquet"], "data.source = broken.parquet:", "Parquet"),
+    # What became of the rows, when too few are left.
+    (
+        [*OWN, "data.source=mixed.jsonl"],
+        "data.source = mixed.jsonl:",
+        "2 without the field query (first mixed.jsonl:5)",
+    ),
+    ([*OWN, "data.source=mixed.jsonl"], "data.source = mixed.jsonl:", "their fields are query, question"),
+    ([*OWN, "data.source=numbers.json"], "data.source = numbers.json:", "2 with something else than text in query"),
+    ([*OWN, "data.source=latin.csv"], "data.source = ", "latin.csv, line 2: is not UTF-8"),
     ([*OWN, "data.source=twice.jsonl"], "data.source = twice.jsonl:", "it has 1 in all"),
     # Principles.
     (["principles.file=empty"], "principles.file = empty:", "no such file"),
@@ -247,7 +307,7 @@ GOOD_COMMANDS = [
     ["model=checkpoint", "model.path=/on/the/cluster"],
     ["evaluate.instruct='good model'"],
     ["evaluate.instruct=someone/some-model"],
-    ["principles=local_writer", "principles.model=llama"],
+    ["principles=local_writer", "principles.model=qwen"],
     ["model.num_layers=null", "model.hidden_size=null"],
     ["generate.max_model_len=8192"],
     ["recipe=sami_debug", "model.num_layers=3", "model.hidden_size=256"],
@@ -262,7 +322,13 @@ GOOD_COMMANDS = [
     ["data=file", "data.source=/on/the/cluster/queries.jsonl"],
     ["judge=endpoint", "judge.model=m", "judge.base_url='https://host/v1'"],
     ["judge=endpoint", "judge.model=m", "judge.base_url='http://[::1]:8000/v1'"],
+    ["judge=endpoint", "judge.model=m", "judge.base_url='https://host/openai'"],
     ["judge=endpoint", "judge.model=m", "judge.api_key_variable=_my_KEY_2"],
+    ["judge.request={max_completion_tokens: 4096, max_tokens: null, temperature: null}"],
+    ["principles.request={reasoning_effort: low}", "judge.request.chat_template_kwargs.enable_thinking=false"],
+    [
+        "judge.request={stop_token_ids: [1], logit_bias: {7: -1}, max_tokens: 5, thinking_token_budget: 9, prompt_cache_key: x}"
+    ],
     ["cluster=slurm", "cluster.train.environment={QUIET: ''}"],
     ["seed=4294967295"],
 ]

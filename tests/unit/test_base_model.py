@@ -24,14 +24,15 @@ from transformers import (
 
 from sami_nemo.base_model import random_model
 from sami_nemo.base_model import smollm2 as smollm2_module
+from sami_nemo.base_model.adopt import adopt
 from sami_nemo.base_model.geometry import base_geometry
 from sami_nemo.base_model.locate import locate
-from sami_nemo.base_model.prepare import ensure_model, verify_model
+from sami_nemo.base_model.prepare import ensure_model
 from sami_nemo.base_model.smollm2 import verify_logits
 from sami_nemo.base_model.upcycle import mixture, upcycle
 from sami_nemo.config.schema import ModelConfig
+from sami_nemo.config_json import read_geometry
 from sami_nemo.errors import CheckpointError, ConfigError
-from sami_nemo.geometry import read_geometry
 
 ROOT = Path(__file__).parents[2]
 TEXTS = [
@@ -280,26 +281,29 @@ def test_stage_says_which_number_a_random_model_needs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fields", [{}, TINY_GEOMETRY])
 def test_own_checkpoint_is_accepted(tiny_mistral: Path, fields: dict[str, int]) -> None:
-    assert ensure_model(model_config(tiny_mistral, **fields)) == tiny_mistral
+    model = model_config(tiny_mistral, **fields)
+    assert ensure_model(model) == tiny_mistral
+    assert base_geometry(model) == read_geometry(tiny_mistral)
 
 
 def test_other_geometry_is_refused(tiny_mistral: Path) -> None:
     with pytest.raises(ConfigError, match=r"^model\.num_layers = 3: .*config\.json says num_hidden_layers = 2"):
-        ensure_model(model_config(tiny_mistral, num_layers=3))
+        base_geometry(model_config(tiny_mistral, num_layers=3))
 
 
 def test_other_architecture_is_refused(tiny_mixtral: Path) -> None:
     with pytest.raises(ConfigError, match=r"^model\.architecture = mistral: .*config\.json says model_type = mixtral"):
-        ensure_model(model_config(tiny_mixtral))
+        base_geometry(model_config(tiny_mixtral))
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])
 def test_incomplete_checkpoint_is_refused(tiny_mistral: Path, tmp_path: Path, missing: str) -> None:
-    shutil.copytree(tiny_mistral, tmp_path, dirs_exist_ok=True)
-    (tmp_path / missing).unlink()
-    (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
-    with pytest.raises(CheckpointError, match=missing.removeprefix("model")):
-        verify_model(tmp_path, model_config(tmp_path))
+    checkpoint, run = shutil.copytree(tiny_mistral, tmp_path / "own"), tmp_path / "run"
+    (checkpoint / missing).unlink()
+    (checkpoint / "pytorch_model.bin").write_bytes(b"pickle")
+    run.mkdir()
+    with pytest.raises(CheckpointError, match=missing):
+        adopt(checkpoint, run, "model.path")
 
 
 def test_path_that_is_no_hub_name_is_refused(tmp_path: Path) -> None:

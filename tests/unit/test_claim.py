@@ -38,6 +38,19 @@ def test_a_run_that_began_before_a_shipped_file_moved_goes_on(tmp_path: Path) ->
         assert run.config.read_text() == stored and config_sha256(run) == before
 
 
+def test_the_parameters_of_requests_may_be_mended(tmp_path: Path) -> None:
+    """A parameter that the judge refuses is found after hours of training. Runs of older versions name none."""
+    words = ["recipe=sami_debug", f"runs_dir={tmp_path}", "name=mine"]
+    with open_run(compose(words)) as run:
+        before = config_sha256(run)
+        stored = run.config.read_text()
+        run.config.write_text("".join(line for line in stored.splitlines(keepends=True) if "request: {}" not in line))
+        assert run.config.read_text() != stored and config_sha256(run) == before
+    mended = "judge.request={chat_template_kwargs: {enable_thinking: false}, temperature: null}"
+    with open_run(compose([*words, mended, "principles.request={top_k: 1}"])):
+        assert "enable_thinking: false" in run.config.read_text() and config_sha256(run) == before
+
+
 def test_a_foreign_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("…")

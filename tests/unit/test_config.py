@@ -164,6 +164,9 @@ def test_refuses_what_cannot_work(changes: dict[str, Any], field: str, value: st
         {"train.constitutions_per_query": 4, "evaluate.constitutions_per_query": 4},
         DENSE | {"train.pipeline_parallel": 2, "train.moe_dispatcher": "allgather"},
         DENSE | {"train.tensor_parallel": 2},
+        # A token was added: ranks share the vocabulary all the same.
+        DENSE | {"train.tensor_parallel": 2, "model.vocab_size": 32_001},
+        {"train.tensor_parallel": 4, "train.sequence_parallel": True, "model.vocab_size": 32_003},
         {"train.precision": "fp32"},
     ],
 )

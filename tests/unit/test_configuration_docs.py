@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sami_nemo.config.compose import KEYS
 from sami_nemo.config.machine import ClusterConfig
+from sami_nemo.config.overrides import KEYS
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "configuration.md"

@@ -18,7 +18,7 @@ from sami_nemo.config.schema import Config
 from sami_nemo.endpoint import Endpoint
 from sami_nemo.errors import EndpointError
 from sami_nemo.evaluate.comparisons import Comparison
-from sami_nemo.evaluate.judge import Account, ReplyCache, ask_in_orders, collect, read_choice, verdicts
+from sami_nemo.evaluate.judge import Account, ReplyCache, ask_in_orders, collect, verdicts
 from tests.openai_server import FAULTS, HANG_SECONDS, KEY, Server
 
 # A good answer takes milliseconds; on a busy machine it must not be taken for one that never comes.
@@ -36,7 +36,7 @@ def endpoint(server: Server, retries: int = 8, sleep: Any = lambda seconds: None
     return Endpoint("judge", "m", server.url, "JUDGE_KEY", timeout_seconds=TIMEOUT, retries=retries, sleep=sleep)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "empty"])
 def test_a_fault_that_stays_is_told_in_one_line_without_the_key(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JUDGE_KEY", KEY)
     running, waits = Server(1.0, (fault,)), []
@@ -52,6 +52,16 @@ def test_a_fault_that_stays_is_told_in_one_line_without_the_key(fault: str, monk
     else:
         # 0.5 and 1 second, each shortened by at most half.
         assert 0.25 <= waits[0] <= 0.5 <= waits[1] <= 1
+
+
+def test_an_empty_reply_is_asked_for_again_before_it_counts() -> None:
+    running, waits = Server(1.0, ("empty",)), []
+    try:
+        reply = endpoint(running, retries=2, sleep=waits.append).ask([{"role": "user", "content": "?"}], 5)
+    finally:
+        running.close()
+    assert (reply.text, reply.refusal, len(waits)) == ("", "empty reply", 2)
+    assert running.faults == {"empty": 3}
 
 
 def test_a_missing_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,23 +158,6 @@ def test_a_spent_budget_stops_and_keeps_what_was_paid(server: Server, tmp_path: 
     more = settings(server, budget_dollars=50, **prices)
     assert len(collect(questions, endpoint(server), more.judge, cache, Account(more.judge, *cache.tokens()))) == 9
     assert set(server.good.values()) == {1}
-
-
-@pytest.mark.parametrize(
-    ("reply", "choice"),
-    [
-        ("Comparison: both are fine.\nFinal Response: A", "A"),
-        ('Final Response: "B"', "B"),
-        ("**Final Response:** B", "B"),
-        ("final response: <A>", "A"),
-        ("Final Response: A\nOn reflection.\nFinal Response: B", "B"),
-        ("Final Response: Both", None),
-        ("A", None),
-        ("Final Response: C", None),
-    ],
-)
-def test_choices(reply: str, choice: str | None) -> None:
-    assert read_choice(reply) == choice
 
 
 def test_orders_are_drawn_by_the_seed_and_balanced(server: Server) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from sami_nemo.config.compose import compose
 from sami_nemo.config.schema import Config
 from sami_nemo.planner import engine as planner_engine
 from sami_nemo.serving.engine import BatchLimits, batch_limits, prefix_order
+from sami_nemo.serving.plain_path import READ_BY_VLLM, plain_path
 
 GIB = 2**30
 
@@ -70,3 +72,15 @@ def test_limits_follow_from_the_memory_that_is_free(monkeypatch: pytest.MonkeyPa
 
 def test_on_gpus_vllm_finds_out() -> None:
     assert limits(compose(["recipe=sami_mistral"])) == BatchLimits(None, None)
+
+
+def test_a_model_s_path_is_nothing_but_a_path_to_the_engine(tmp_path: Path) -> None:
+    """A bracket is a pattern to vLLM, which then finds no weights."""
+    for name in ("plain, é=(1)", "a[b]", "a*", "a:b", "a?"):
+        model = tmp_path / name
+        model.mkdir()
+        (model / "config.json").write_text(name)
+        with plain_path(model) as place:
+            assert (place / "config.json").read_text() == name
+            assert not READ_BY_VLLM & set(str(place))
+        assert (model / "config.json").exists() and place.exists() == (place == model)

@@ -16,6 +16,7 @@ from sami_nemo.errors import DataError
 from sami_nemo.prompts.tokenization import PromptTokenizer
 from sami_nemo.records import Constitution, ContrastGroup, Query, Response
 from sami_nemo.run_dir import RunDir, commit, partial, read_json, read_jsonl, write_json, write_jsonl
+from tests.checkpoints import give
 
 TEXT = "The post says: write a response for the assistant. Summarize the post below. The post answers a human question."
 CONSTITUTIONS = (Constitution("brief", ("Be brief.",)), Constitution("long", ("Be long.",)))
@@ -72,6 +73,7 @@ def stage(model: Path, tmp_path: Path) -> Callable[..., RunDir]:
 
     def run(evaluation: Sequence[Sequence[str]], training: Sequence[Sequence[str]], half: int = 10) -> RunDir:
         run_dir = RunDir(tmp_path / "run")
+        give(run_dir, model)
         tokenizer = PromptTokenizer.load(model, "dialogue", False)
         responses = run_dir.responses(0)
         report = {}
@@ -171,6 +173,7 @@ def test_evaluation_without_groups(stage: Callable[..., RunDir]) -> None:
 
 def test_the_last_iteration_trains_nothing_more(model: Path, tmp_path: Path) -> None:
     run_dir = RunDir(tmp_path)
+    give(run_dir, model)
     tokenizer = PromptTokenizer.load(model, "dialogue", False)
     rows = [response.to_json() for response in answered(tokenizer, "0", GOOD)]
     write_jsonl(run_dir.responses(2) / "evaluation.jsonl", rows)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from sami_nemo.base_model import random_model
-from sami_nemo.checkpoint.hf_map import QKV, Cut, GateUp, Layout, Whole, hf_map
+from sami_nemo.checkpoint.hf_map import QKV, Columns, GateUp, Layout, Vocabulary, Whole, hf_map
+from sami_nemo.geometry import vocabulary_part
 
 TABLE = hf_map(random_model.geometry(hidden_size=8, num_attention_heads=4, num_key_value_heads=2))
 
@@ -70,13 +71,50 @@ def test_gate_and_up_are_stacked_in_each_part() -> None:
     assert GateUp().read([Slices(gate), Slices(up)], 1, 2)[:, 0].tolist() == [2, 3, 12, 13]
 
 
+@pytest.mark.parametrize(
+    ("ranks", "parts"),
+    [
+        (1, [[1, 2, 3, 4, 5]]),
+        (2, [[1, 2, 3], [4, 5, 0]]),
+        (4, [[1, 2], [3, 4], [5, 0], [0, 0]]),
+        (5, [[1], [2], [3], [4], [5]]),
+        (8, [[1], [2], [3], [4], [5], [0], [0], [0]]),
+    ],
+)
+def test_the_vocabulary_is_filled_up_to_equal_parts(ranks: int, parts: list[list[int]]) -> None:
+    tokens = torch.arange(1, 6, dtype=torch.bfloat16)[:, None].expand(5, 3).contiguous()
+    shards = [Vocabulary(5).read([Slices(tokens)], rank, ranks) for rank in range(ranks)]
+    assert [shard[:, 0].tolist() for shard in shards] == parts
+    assert {shard.dtype for shard in shards} == {torch.bfloat16}
+    # What training might have made of rows of no token stays behind.
+    for shard in shards:
+        shard[shard == 0] = 9
+    assert [torch.equal(joined, tokens) for joined in Vocabulary(5).join(shards)] == [True]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize("tokens", [5, 6])
+def test_other_rows_than_tokens_do_not_go_unnoticed(tokens: int, ranks: int) -> None:
+    """A rank's part has another size then, as no padding may hide it."""
+    part = vocabulary_part(tokens, ranks)
+    for rows in range(1, 13):
+        held = [Vocabulary(tokens).read([Slices(torch.ones(rows, 3))], rank, ranks) for rank in range(ranks)]
+        assert ({len(shard) for shard in held} == {part}) == (rows == tokens)
+
+
+def test_embedding_and_output_projection_are_padded_and_nothing_else() -> None:
+    padded = {entry.hf for entry in TABLE if isinstance(entry.layout, Vocabulary)}
+    assert padded == {("model.embed_tokens.weight",), ("lm_head.weight",)}
+
+
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize(
     ("layout", "shapes"),
     [
         (Whole(), [(3,)]),
-        (Cut(0), [(6, 5)]),
-        (Cut(1), [(5, 6)]),
+        (Vocabulary(6), [(6, 5)]),
+        (Vocabulary(7), [(7, 5)]),
+        (Columns(), [(5, 6)]),
         (GateUp(), [(4, 3), (4, 3)]),
         (QKV(2, 2), [(8, 3), (4, 3), (4, 3)]),
     ],

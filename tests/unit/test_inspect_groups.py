@@ -13,6 +13,7 @@ from sami_nemo.config.files import dump_config
 from sami_nemo.prompts.tokenization import PromptTokenizer
 from sami_nemo.records import Constitution, ContrastGroup, Query
 from sami_nemo.run_dir import RunDir, write_jsonl, write_text
+from tests.checkpoints import give
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,6 +24,7 @@ def run(tiny_mistral: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     config = compose(["recipe=sami_debug", "name=made", f"runs_dir={runs}", f"model.path={tiny_mistral}"])
     run = RunDir(config.run_dir)
     write_text(run.config, dump_config(config))
+    give(run, tiny_mistral)
     tokenizer = PromptTokenizer.load(tiny_mistral, "dialogue", chat_template=False)
     query = Query("q:1", "Why?", "q")
     constitutions = (Constitution("kind", ("Be kind.",)), Constitution("not kind", ("Be rude.",)))

@@ -154,6 +154,15 @@ def test_a_task_that_a_signal_ended_is_told_by_its_name(bench: Bench) -> None:
     assert "it was killed by SIGKILL (out of memory?)" in bench.status()
 
 
+@pytest.mark.parametrize("status", [126, 127, 160, 193, 254, 255])
+def test_any_exit_status_is_recorded_and_tried_again(status: int, bench: Bench) -> None:
+    bench.begin()
+    assert bench.end(status) == START_AGAIN
+    bench.begin()
+    assert bench.end(status) == EXIT_FAILED
+    assert f"it failed with exit status {status}" in bench.status()
+
+
 def test_it_is_not_queued_again_for_ever(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_RESTART_COUNT", str(bench.config.cluster.requeues))
     bench.begin()

@@ -128,7 +128,7 @@ MISTAKES = [
     # Syntax.
     (["train.lr"], "argument = train.lr:", "key=value"),
     (["+train.lr=1"], "argument = +train.lr=1:", "key=value"),
-    (["train.lr=[1"], "train.lr = [1: not a value", "quote it"),
+    (["train.lr=[1"], "train.lr = [1: not a value", "docs/configuration.md"),
     (["train.lr=1e-5,1e-6"], "train.lr = 1e-5,1e-6:", "one value"),
     (["recipe=sami_smol,sami_debug"], "recipe = sami_smol,sami_debug:", "one value"),
     (["seed=range(1,3)"], "seed = range(1,3):", "one value"),

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from sami_nemo.launch.manifests import config_sha256
 from sami_nemo.launch.stages import Stage
 from sami_nemo.progress import EVENTS_VARIABLE
 from sami_nemo.run_dir import RunDir, read_json, sha256_file, write_text
+from tests.unit.no_flock import without_flock
 from tests.unit.toy_run import PATIENCE, ROOT, Toy, alive, wait_for
 
 
@@ -225,14 +227,56 @@ def test_stopping_twice_stops_at_once(toy: Toy) -> None:
     wait_for(lambda: not any(alive(pid) for pid in pids))
 
 
-def test_two_launchers_do_not_share_a_run(toy: Toy) -> None:
+@pytest.mark.parametrize("flock", [True, False], ids=["flock", "no flock"])
+def test_two_launchers_do_not_share_a_run(flock: bool, toy: Toy) -> None:
+    if not flock:
+        toy.variables = without_flock(toy.control)
     toy.tell("second", "hang")
     launcher, pids = toy.hanging()
     status, output = toy.launch()
     assert status == 3 and "RunDirectoryError" in output and "another launcher" in output
+    assert f"(process {launcher.pid} on {socket.gethostname()} since " in output and output.count("\n") == 1
     assert all(alive(pid) for pid in pids), "the refused launcher must leave the other's processes alone"
     launcher.send_signal(signal.SIGINT)
     launcher.communicate(timeout=PATIENCE)
+    toy.tell("second", "")
+    assert toy.launch()[0] == 0
+
+
+def test_without_flock_a_killed_launcher_holds_nothing(toy: Toy) -> None:
+    toy.variables = without_flock(toy.control)
+    toy.tell("second", "hang")
+    launcher, _ = toy.hanging()
+    launcher.kill()
+    launcher.communicate()
+    left = toy.root / ".lock.owner"
+    assert left.exists()
+    toy.tell("second", "")
+    status, output = toy.launch()
+    assert status == 0 and "second: goes on" in output
+    assert not left.exists()
+
+
+def test_without_flock_a_launcher_that_is_asked_to_stop_holds_nothing(toy: Toy) -> None:
+    toy.variables = without_flock(toy.control)
+    toy.tell("second", "hang")
+    launcher, _ = toy.hanging()
+    launcher.terminate()
+    launcher.communicate(timeout=PATIENCE)
+    assert not (toy.root / ".lock.owner").exists()
+
+
+def test_without_flock_a_launcher_of_another_host_is_named(toy: Toy) -> None:
+    toy.variables = without_flock(toy.control)
+    toy.root.mkdir(parents=True)
+    owner = {"host": "elsewhere", "process": 7, "started": "1", "since": "2026-01-02T03:04:05+0000"}
+    (toy.root / ".lock.owner").write_text(json.dumps(owner))
+    status, output = toy.launch()
+    assert status == 3 and output.count("\n") == 1 and toy.calls() == []
+    assert "process 7 on elsewhere since 2026-01-02T03:04:05+0000; if it is gone, remove " in output
+    assert str(toy.root / ".lock.owner") in output and not toy.run.config.exists()
+    (toy.root / ".lock.owner").unlink()
+    assert toy.launch()[0] == 0
 
 
 @pytest.mark.parametrize(

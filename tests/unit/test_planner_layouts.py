@@ -23,7 +23,15 @@ from sami_nemo.planner.compute import attention_flops, attention_pairs, compute_
 from sami_nemo.planner.engine import GIB
 from sami_nemo.planner.fit import check_plan, disk_bytes, host_bytes
 from sami_nemo.planner.layout import layout_of
-from sami_nemo.planner.layouts import estimate, fitting_layouts, misfit, rank_layouts, same_numerics
+from sami_nemo.planner.layouts import (
+    NUMERICS,
+    enumerate_layouts,
+    estimate,
+    fitting_layouts,
+    misfit,
+    rank_layouts,
+    same_numerics,
+)
 from sami_nemo.planner.memory import (
     CHUNK_LOGITS,
     CPU,
@@ -34,6 +42,7 @@ from sami_nemo.planner.memory import (
     layer_activations,
     spare_gib,
 )
+from sami_nemo.planner.parameters import count, rank_weights
 from sami_nemo.planner.scaling import scaling_table
 
 REPOSITORY = Path(__file__).parents[2]
@@ -106,6 +115,20 @@ def test_layouts_that_cannot_work() -> None:
     assert "data-parallel ranks" in misfit(config, geometry, replace(layout, expert=8))
     wide = replace(layout, devices=1024, tensor=1, pipeline=1)
     assert "than a step has queries" in misfit(config, geometry, wide)
+
+
+def test_a_token_more_changes_no_layout() -> None:
+    """Ranks that do not divide the vocabulary pad it: of 32,001 rows two ranks hold 16,001 each."""
+    config = compose(["recipe=sami_mistral"])
+    geometry, layout = known(config), replace(layout_of(config), tensor=2, pipeline=1)
+    more = replace(geometry, vocab_size=32_001)
+    assert misfit(config, more, layout) == ""
+    assert enumerate_layouts(config, more, 8, NUMERICS) == enumerate_layouts(config, geometry, 8, NUMERICS)
+    held = [count(rank_weights(each, layout, 0)) for each in (geometry, more)]
+    # Of the embedding and of the output projection.
+    assert held[1] - held[0] == 2 * 4096
+    batch = Batch(1, 2, 70, 30, "shared_prefix")
+    assert chunk_logits(more, layout, batch) == 120 * 16_001
 
 
 def test_ranking_is_by_time_and_marks_other_numerics() -> None:

@@ -28,7 +28,8 @@ from tests.distributed.ranks import run_ranks, tail
 from tests.unit import megatron_ranks
 
 # Devices, tensor, pipeline and expert parallel.
-LAYOUTS = {
+Shape = tuple[int, int, int, int]
+LAYOUTS: dict[str, list[Shape]] = {
     "mixtral_8x7b": [(8, 1, 1, 8), (8, 2, 2, 2), (64, 2, 4, 8), (64, 8, 8, 1), (512, 4, 2, 8), (1024, 2, 4, 8)],
     "mixtral_8x22b": [(8, 8, 1, 1), (8, 1, 2, 4), (64, 8, 8, 1), (64, 4, 2, 8), (512, 8, 8, 2), (1024, 4, 4, 8)],
     # Tied embeddings, which are copied to the last stage; 3 key-value heads.
@@ -78,8 +79,27 @@ def measure(cases: list[dict[str, Any]], folder: Path) -> list[dict[str, int]]:
 def test_equals_megatron_on_ranks_at_every_end(model: str, numerics: tuple[str, str | None], tmp_path: Path) -> None:
     masters, gradients = numerics
     more = [f"train.master_weights={masters}", f"train.gradients={gradients or 'null'}"]
+    assert_equals_megatron(model, LAYOUTS[model], more, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "tokens", "shapes"),
+    [
+        ("mixtral_8x7b", 32_003, [(8, 2, 2, 2), (64, 8, 8, 1)]),
+        # Tied embeddings, which are copied to the last stage. Of 3 ranks the last has two rows of no token.
+        ("smollm2", 49_153, [(12, 3, 2, 1), (1, 1, 1, 1)]),
+    ],
+)
+def test_equals_megatron_where_ranks_do_not_divide_the_vocabulary(
+    model: str, tokens: int, shapes: list[Shape], tmp_path: Path
+) -> None:
+    assert_equals_megatron(model, shapes, ["model.prepare=none", f"model.vocab_size={tokens}"], tmp_path)
+
+
+def assert_equals_megatron(model: str, shapes: list[Shape], more: list[str], folder: Path) -> None:
     cases, expected = [], []
-    for shape in LAYOUTS[model]:
+    for shape in shapes:
         config = configured(model, *shape, *more)
         layout, geometry = layout_of(config), known(config)
         train = {key: getattr(config.train, key) for key in ("optimizer", "master_weights", "gradients")}
@@ -88,7 +108,7 @@ def test_equals_megatron_on_ranks_at_every_end(model: str, numerics: tuple[str, 
         for rank, stage in end_ranks(layout):
             cases.append({"geometry": geometry, "train": train, "world": layout.devices, "rank": rank})
             expected.append((layout, stage, config))
-    for case, found, (layout, stage, config) in zip(cases, measure(cases, tmp_path), expected, strict=True):
+    for case, found, (layout, stage, config) in zip(cases, measure(cases, folder), expected, strict=True):
         weights = rank_weights(known(config), layout, stage)
         held = buffers(weights, layout)
         memory = rank_memory(known(config), layout, longest_batch(config), stage, CPU)
@@ -100,7 +120,7 @@ def test_equals_megatron_on_ranks_at_every_end(model: str, numerics: tuple[str, 
         # A shard ends where its bucket does: the last rank's may hold padding instead of parameters.
         assert found["updated"] <= shards(held, layout).total, where
         assert found["updated"] >= shards(held, layout).total - (held.total - found["parameters"]), where
-        master_size = 4 if masters == "fp32" else 2
+        master_size = 4 if config.train.master_weights == "fp32" else 2
         assert found["updated_bytes"] == found["updated"] * master_size, where
 
 

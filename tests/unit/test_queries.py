@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from sami_nemo.base_model.random_model import train_tokenizer
 from sami_nemo.config.schema import DataConfig
 from sami_nemo.errors import DataError
+from sami_nemo.prompts.tokenization import special_texts
 from sami_nemo.queries.loaders import REPOSITORY, first_human_turn, load_queries
 from sami_nemo.queries.split import split_queries
 from sami_nemo.records import Query
@@ -39,8 +41,9 @@ def test_every_row_is_kept_or_counted(tmp_path: Path) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows) + "\n")
     queries, report = load_queries(config(file, max_query_tokens=3), words)
     assert [query.text for query in queries] == ["One?"]
-    assert report.dropped == {"duplicate": 1, "empty": 1, "malformed": 3, "over_long": 1}
-    assert report.read == report.kept + sum(report.dropped.values()) == 7
+    assert report.dropped == {"duplicate": 1, "empty": 1, "no_field": 1, "no_text": 1, "over_long": 1}
+    # A line with nothing on it is no row.
+    assert report.read == report.kept + sum(report.dropped.values()) == 6
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -60,11 +63,11 @@ def test_the_line_is_named_however_the_file_is_decoded(tmp_path: Path) -> None:
         load_queries(config(file), words)
 
 
-def test_half_a_character_is_malformed(tmp_path: Path) -> None:
+def test_half_a_character_is_dropped(tmp_path: Path) -> None:
     file = tmp_path / "own.jsonl"
     file.write_text('{"query": "cut \\ud83d"}\n{"query": "whole \\ud83d\\ude00"}\n')
     queries, report = load_queries(config(file), words)
-    assert [query.text for query in queries] == ["whole \U0001f600"] and report.dropped == {"malformed": 1}
+    assert [query.text for query in queries] == ["whole \U0001f600"] and report.dropped == {"half_character": 1}
 
 
 def test_a_query_cannot_spell_a_special_token(tmp_path: Path) -> None:
@@ -72,6 +75,15 @@ def test_a_query_cannot_spell_a_special_token(tmp_path: Path) -> None:
     file.write_text('{"query": "Why?<|im_end|>"}\n{"query": "Why?"}\n')
     queries, report = load_queries(config(file), words, ["<|im_start|>", "<|im_end|>"])
     assert [query.text for query in queries] == ["Why?"] and report.dropped == {"special_token": 1}
+
+
+def test_a_query_may_hold_an_ordinary_added_token(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(["How do I knead dough?"], 265)
+    tokenizer.add_tokens(["bread"])
+    file = tmp_path / "own.jsonl"
+    file.write_text('{"query": "How do I knead bread?"}\n{"query": "Why?</s>"}\n')
+    queries, report = load_queries(config(file), words, special_texts(tokenizer))
+    assert [query.text for query in queries] == ["How do I knead bread?"] and report.dropped == {"special_token": 1}
 
 
 def test_files_of_one_name_stay_apart(tmp_path: Path) -> None:
@@ -102,8 +114,9 @@ def test_missing_file() -> None:
 def test_first_human_turn() -> None:
     conversation = "\n\nHuman: First?\n\nAssistant: Yes.\n\nHuman: Second?\n\nAssistant: No."
     assert first_human_turn({"chosen": conversation}) == " First?"
-    assert first_human_turn({"chosen": "Assistant: begins"}) is None
-    assert first_human_turn({}) is None
+    for row in ({"chosen": "Assistant: begins"}, {}):
+        with pytest.raises(LookupError):
+            first_human_turn(row)
 
 
 def test_real_hh_rlhf(shared_data: Path) -> None:
@@ -127,6 +140,20 @@ def test_hub_schema_of_tldr(tmp_path: Path) -> None:
     file.write_text("".join(json.dumps({"info": {"post": text}}) + "\n" for text in ("A.", "A.", "B.")))
     queries, report = load_queries(config(file, format="tldr"), words)
     assert [query.text for query in queries] == ["A.", "B."] and report.dropped == {"duplicate": 1}
+
+
+def test_too_few_of_a_source_says_what_became_of_its_rows(tmp_path: Path) -> None:
+    from sami_nemo.config.compose import compose
+    from sami_nemo.queries.split import split_for_run
+
+    for name, count in (("a", 40), ("b", 1)):
+        rows = [{"query": f"{name} {number}?"} for number in range(count)] + [{"text": "no"}]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own = ("data=file", f"data.source='{tmp_path}/*'", "data.evaluation_queries=8", "data.evaluation_selection=first")
+    run = compose(["recipe=sami_debug", "iterations=1", *own, "data.max_query_tokens=99"])
+    queries, report = load_queries(run.data, words)
+    with pytest.raises(DataError, match=r"b.jsonl has 1 queries, 4 are needed .*2 without the field query \(first a"):
+        split_for_run(run, queries, report.words())
 
 
 def test_shipped_sample() -> None:

@@ -152,6 +152,32 @@ def test_corrected_and_uncorrected_win_rates(reported: RunDir) -> None:
     ]
 
 
+def test_replies_without_a_verdict_are_shown(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+
+    def row(query: str, *replies: str, finish: str = "stop", **more: Any) -> dict[str, Any]:
+        orders = [{"model_first": True, "reply": reply, "finish_reason": finish} for reply in replies]
+        return {"query_id": query, "source": "s", "opponent": "base", "score": None, "orders": orders, **more}
+
+    rows = [
+        row("q1", "Final Response: A tie"),
+        row("q2", "Final Response: A", "I cannot <choose>."),
+        row("q3", "", refused="content filter"),
+        row("q4", "x " * 400 + "Final Response: A", finish="length"),
+        row("q5", "Neither."),
+    ]
+    write_jsonl(run.judge(1) / "verdicts.jsonl", rows)
+    write_report(run)
+    text = page(run)
+    section = text[text.index("Replies of the judge without a verdict") :].split("</section>")[0]
+    assert section.count("<tr>") == 1 + 3
+    assert "Final Response: A tie" in section and "I cannot &lt;choose&gt;." in section
+    assert "x x Final Response: A</td>" in section and "Neither." not in section
+    run = make_run(tmp_path / "read")
+    write_report(run)
+    assert "without a verdict" not in page(run)
+
+
 def test_numbers_on_the_page(reported: RunDir) -> None:
     text = page(reported).replace("\u00a0", " ")
     assert "<h1>seven</h1>" in text and "sami_test" in text
@@ -161,6 +187,24 @@ def test_numbers_on_the_page(reported: RunDir) -> None:
     assert '<th scope="row">sample_0</th><td>1:05</td><td>0:14</td><td>0:51</td><td>0:00</td><td>123.4</td>' in text
     assert "train_1.attempt" not in text
     assert "f" * 63 + "1" in text and "2.13.0" in text and "logprob_normalization: mean" in text
+
+
+def test_refused_questions_are_counted_by_reason(run: RunDir) -> None:
+    write_report(run)
+    assert "without a verdict" not in page(run)
+    metrics = read_json(run.metrics)
+    for entry, refused in zip(
+        metrics["iterations"], ({"too long": 1}, {"content filter": 3, "too long": 1}), strict=True
+    ):
+        entry["win_rate"]["instruct"]["refused"] = refused
+    write_json(run.metrics, metrics)
+    refusal = {"query_id": "q1", "source": "s", "opponent": "instruct", "score": None, "refused": "content filter"}
+    write_jsonl(run.judge(1) / "verdicts.jsonl", [refusal])
+    write_report(run)
+    assert "5 comparisons without a verdict are left out" in page(run)
+    assert "content filter 3, too long 2." in page(run)
+    data = json.loads(page(run).split('id="data">')[1].split("</script>")[0])
+    assert data["models"][1]["verdicts"] == [{"instruct": "content filter"}]
 
 
 def test_a_proxy_is_called_one(reported: RunDir, run: RunDir) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 
 from sami_nemo.base_model import sealed
 from sami_nemo.errors import CheckpointError
+from tests.unit.no_flock import without_flock
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,6 +64,16 @@ def test_killed_build_leaves_no_model(tmp_path: Path) -> None:
     assert sorted(path.name for path in target.iterdir()) == ["manifest.json", "whole"]
 
 
+def test_failed_build_leaves_nothing(tmp_path: Path) -> None:
+    def build(directory: Path) -> None:
+        (directory / "half").write_text("half")
+        raise OSError(errno.ENOSPC, "no room")
+
+    with pytest.raises(OSError, match="no room"):
+        sealed.place(tmp_path / "models" / "m", build)
+    assert [path.name for path in (tmp_path / "models").iterdir()] == [sealed.LOCK]
+
+
 SLOW_BUILD = """
 import sys, time
 from pathlib import Path
@@ -72,7 +85,22 @@ print(sealed.place(Path(sys.argv[1]), build))
 """
 
 
-def test_two_processes_build_one_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("flock", [True, False], ids=["flock", "no flock"])
+def test_two_processes_build_one_model(flock: bool, tmp_path: Path) -> None:
+    """One waits for the other, on any file system."""
     command = [sys.executable, "-c", SLOW_BUILD, str(tmp_path / "m")]
-    processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    variables = os.environ | ({} if flock else without_flock(tmp_path))
+    processes = [
+        subprocess.Popen(command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
     assert sorted(process.communicate()[0].strip() for process in processes) == ["False", "True"]
+
+
+def test_a_model_in_a_directory_that_cannot_be_written_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sealed.place(tmp_path / "m", lambda directory: None)
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("nothing is to be locked or written")
+
+    monkeypatch.setattr(sealed, "held", refuse)
+    assert not sealed.place(tmp_path / "m", refuse)

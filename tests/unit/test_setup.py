@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import errno
+import fcntl
 import os
 import shutil
 import subprocess
@@ -14,6 +16,7 @@ import pytest
 
 from sami_nemo.errors import EnvironmentMismatch
 from sami_nemo.versions import read_lock
+from tests.unit.odd_texts import ODD_NAME
 from tools.environments import command, install, interpreters, machine
 
 ROOT = Path(__file__).parents[2]
@@ -37,21 +40,26 @@ def make_wheel(directory: Path, name: str, version: str, requires: str = "") -> 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     """Set-up tool, version check and a training lock whose packages are empty wheels in `wheels`."""
+    return copy_to(tmp_path)
+
+
+def copy_to(place: Path) -> Path:
     for name in (
         "tools/__init__.py",
         "tools/setup_environments.py",
         *(str(path.relative_to(ROOT)) for path in (ROOT / "tools" / "environments").glob("*.py")),
         "sami_nemo/__init__.py",
         "sami_nemo/errors.py",
+        "sami_nemo/file_lock.py",
         "sami_nemo/versions.py",
     ):
-        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
-        shutil.copyfile(ROOT / name, tmp_path / name)
-    (tmp_path / "wheels").mkdir()
+        (place / name).parent.mkdir(exist_ok=True, parents=True)
+        shutil.copyfile(ROOT / name, place / name)
+    (place / "wheels").mkdir()
     for package, version in VERSIONS.items():
-        make_wheel(tmp_path / "wheels", package, version)
-    write_lock(tmp_path, VERSIONS)
-    return tmp_path
+        make_wheel(place / "wheels", package, version)
+    write_lock(place, VERSIONS)
+    return place
 
 
 def write_lock(repository: Path, versions: dict[str, str]) -> None:
@@ -96,6 +104,15 @@ def test_installs_once_and_again_when_the_lock_changes(repository: Path) -> None
     write_lock(repository, VERSIONS | {"added": "1.0"})
     assert "ready after" in set_up(repository).stdout
     assert list((repository / ".venv" / "train").rglob("added-1.0.dist-info"))
+
+
+@pytest.mark.slow
+def test_installs_at_any_path(tmp_path: Path) -> None:
+    odd = copy_to(tmp_path / ODD_NAME)
+    shutil.move(odd / "wheels", tmp_path / "wheels")
+    done = set_up(odd, PIP_FIND_LINKS=str(tmp_path / "wheels"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert set_up(odd, PIP_FIND_LINKS=str(tmp_path / "wheels")).stdout == ""
 
 
 @pytest.mark.slow
@@ -362,3 +379,19 @@ def test_the_files_that_old_pythons_start_have_no_newer_syntax(name: str) -> Non
 def test_the_set_up_has_the_syntax_of_python_3_8() -> None:
     for path in (ROOT / "tools" / "environments").glob("*.py"):
         ast.parse(path.read_text(), feature_version=(3, 8))
+
+
+def test_without_flock_one_sets_up_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, "no locks here")
+
+    seen = []
+
+    def note(environment: install.Environment, interpreter: str) -> None:
+        seen.append((environment.name, (tmp_path / ".venv" / "setup.lock.owner").exists()))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(command, "ROOT", tmp_path)
+    monkeypatch.setattr(command, "set_up", note)
+    command.install([install.Environment("launcher", install.lock_file("launcher", "cpu"), tmp_path)])
+    assert seen == [("launcher", True)] and not (tmp_path / ".venv" / "setup.lock.owner").exists()

@@ -128,6 +128,18 @@ def test_names_with_spaces_and_quotes_stay_whole(tmp_path: Path, monkeypatch: py
     assert printed[-1] == f"{directory}/my runs/sami_debug/logs/train_1.stop"
 
 
+def test_the_address_of_the_first_node_among_other_lines() -> None:
+    """`scontrol` may print a banner, and lines may end as on Windows."""
+    script = jobs("recipe=sami_mixtral")["train_1"].script.partition("in_stage=")[0]
+    answer = r"scontrol() { printf 'Welcome!\r\nNodeName=n7\r\n   NodeAddr=10.0.0.7\r\n NodeAddr=10.0.0.8\n'; }; "
+    printed = subprocess.run(
+        ["bash", "-c", f'{answer}{script}\nprintf "%s" "$PET_RDZV_ENDPOINT"'],
+        capture_output=True, text=True, check=True,
+        env=os.environ | {"SLURM_CPUS_ON_NODE": "1", "SLURM_JOB_ID": "7", "SLURMD_NODENAME": "n7"},
+    )  # fmt: skip
+    assert printed.stdout == "10.0.0.7:20007"
+
+
 @pytest.mark.parametrize("recipe", ["sami_debug", "sami_mistral", "sami_mixtral"])
 @pytest.mark.parametrize("words", [(), (*IMAGES, "cluster.mpi=pmi2", "generate.engines=4")], ids=["plain", "images"])
 def test_every_script_passes_the_shell_s_linter(recipe: str, words: tuple[str, ...], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -15,9 +16,11 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from sami_nemo.base_model.random_model import CHAT_TEMPLATE, train_tokenizer
+from sami_nemo.base_model.tokenizer import write_tokenizer
 from sami_nemo.errors import CheckpointError
-from sami_nemo.prompts.tokenization import PromptTokenizer
+from sami_nemo.prompts.tokenization import PromptTokenizer, special_texts
 from sami_nemo.records import Constitution, Query
+from sami_nemo.run_dir import write_json
 
 ROOT = Path(__file__).parents[2]
 BRIEF = Constitution("brief", ("Be brief.",))
@@ -92,6 +95,18 @@ def test_special_tokens_in_a_query_stay_text(small: PreTrainedTokenizerFast) -> 
     assert small.eos_token_id in naive
 
 
+def test_only_special_tokens_are_special(small: PreTrainedTokenizerFast) -> None:
+    """An ordinary added token is a word that a query may hold, with a chat template as well."""
+    tokenizer = copy.deepcopy(small)
+    tokenizer.add_tokens(["bread"])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<tool>"]})
+    found = special_texts(tokenizer)
+    assert {"<s>", "</s>", "<unk>", "<pad>", "<tool>"} <= set(found)
+    assert "bread" not in found
+    ids = PromptTokenizer(tokenizer, "dialogue", True).encode_prompt("How do I knead bread?")
+    assert tokenizer.convert_tokens_to_ids("bread") in ids
+
+
 def test_summary_prefix_is_the_tail_of_the_prompt(small: PreTrainedTokenizerFast) -> None:
     """A response is sampled after the same ids that training puts before it."""
     tokenizer = PromptTokenizer(small, "summary", False)
@@ -156,10 +171,11 @@ def test_mistrals_own_tokenizer(generate_python: Path, tmp_path: Path) -> None:
     if not models:
         pytest.skip("mistral-common is not in the generation environment")
     shutil.copy(models[0], tmp_path / "tokenizer.model")
-    settings = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**settings, "add_bos_token": True, "legacy": True}))
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mistral"}))
-    dialogue, summary = probe(generate_python, tmp_path, [("dialogue", False), ("summary", False)])
+    write_json(tmp_path / "config.json", {"model_type": "mistral", "vocab_size": 32000})
+    write_tokenizer(tmp_path, tmp_path, "model.path")
+    cases = [("dialogue", False), ("summary", False)]
+    dialogue, summary = probe(generate_python, tmp_path, cases)
+    assert [dialogue, summary] == probe(Path(sys.executable), tmp_path, cases)
     the, post = 415, 1704  # "▁The" and "▁post" in mistral-7b's vocabulary
     assert summary["prefix"] == [the, post]
     assert summary["generation"][-2:] == [the, post]

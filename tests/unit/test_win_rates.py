@@ -47,6 +47,14 @@ def test_unread_replies_are_neither_wins_nor_ties() -> None:
     assert win_rate([row(None, True)]) == {"n": 0, "unparsed": 1}
 
 
+def test_refusals_are_counted_by_reason_and_not_as_unread() -> None:
+    refused = [{**row(None, True), "refused": reason} for reason in ("too long", "content filter", "too long")]
+    result = win_rate([row(1, True), {**row(None, True), "refused": None}, *refused])
+    assert (result["mean"], result["n"], result["unparsed"]) == (1.0, 1, 1)
+    assert result["refused"] == {"too long": 2, "content filter": 1}
+    assert "refused" not in win_rate([row(1, True), row(None, True)])
+
+
 def test_opponents_and_sources_apart() -> None:
     rows = [row(1, True), row(0, True, source="t"), row(1, True, opponent="instruct")]
     rates = win_rates(rows)

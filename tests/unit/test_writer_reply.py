@@ -125,7 +125,7 @@ def test_unusable_replies_say_what_is_wrong(reply: str, problem: str) -> None:
 
 REPLIES = Path(__file__).parents[1] / "replies"
 # The share of usable replies that may be asked for again.
-MOST_UNREAD = 0.05
+MOST_UNREAD = 0.03
 
 
 def comparable(text: str) -> str:

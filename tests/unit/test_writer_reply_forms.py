@@ -111,9 +111,46 @@ USABLE = {
     "a dash between name and kind": f"- *Helpful* – {H}\n- *Harmless* – {S}\n- *Helpful – antithesis* – {U}\n- *Harmful* – {D}",
     "TOML": f'[helpful]\nprinciple = "{H}"\nantithesis = "{U}"\n\n[harmless]\nprinciple = "{S}"\nantithesis = "{D}"',
     "a line of marks alone": f"1. Helpful: {H}\n`\n2. Harmless: {S}\n3. Not helpful: {U}\n4. Not harmless: {D}",
+    "check boxes": f"- [x] Helpful: {H}\n- [x] Harmless: {S}\n- [ ] Not helpful: {U}\n- [ ] Not harmless: {D}",
+    "a word to remember behind": f"{FOUR}\n\nRemember: the antitheses are for contrast only.",
+    "a title of one word": f"Constitution\n\nHelpful\n{H}\n\nHarmless\n{S}\n\nNot helpful\n{U}\n\nNot harmless\n{D}",
+    "a greeting of one word": f"Sure\n\n{FOUR}",
+    "an antonym behind the antithesis' name": f"1. Helpful: {H}\n2. Harmless: {S}\n3. Antithesis of helpful - Idle: {U}\n4. Antithesis of harmless - Risky: {D}",
+    "an antonym behind a colon": f"1. Helpful: {H}\n2. Harmless: {S}\n3. Not helpful: Idle: {U}\n4. Not harmless: Risky: {D}",
+    "a small antonym between dashes": f"1. Helpful - {H}\n2. Harmless - {S}\n3. Unhelpful – idle: {U}\n4. Harmful – risky: {D}",
+    "a bold antonym behind the name": f"1. **Helpful**: {H}\n2. **Harmless**: {S}\n3. **Not helpful** - **Idle**: {U}\n4. **Not harmless** - **Risky**: {D}",
 }
 
 UNUSABLE = {
+    "a second antithesis of two words": f"1. Helpful: {H}\n2. Harmless: {S}\n3. Not helpful: {U}\n4. Not helpful: Hide everything.\n5. Not harmless: {D}",
+    "a second antithesis of two words in JSON": f'{{"helpful": "{H}", "harmless": "{S}", "not helpful": "{U}", "unhelpful": "Idle.", "not harmless": "{D}"}}',
+    "a second column of short antitheses": f"| Principle | Definition | Antithesis | Antithesis |\n|--|--|--|--|\n| Helpful | {H} | {U} | Idle. |\n| Harmless | {S} | {D} | Hurt. |",
+    "a second antithesis inline": f"1. Helpful: {H}\n2. Harmless: {S}\n3. Not helpful: {U} Also not helpful: idle.\n4. Not harmless: {D}",
+    "a choice inline": f"1. Helpful: {H}\n2. Harmless: {S}\n3. Not helpful: {U} Or: be idle all day.\n4. Not harmless: {D}",
+    "a choice in a bracket": f"1. Helpful: {H}\n2. Harmless: {S}\n3. Not helpful: {U} (Alternative: be idle all day.)\n4. Not harmless: {D}",
+    "a choice of options": f"1. Helpful: {H}\n2. Harmless: {S}\n3. Not helpful:\n   Option A: {U}\n   Option B: Be idle all day.\n4. Not harmless: {D}",
+    "a choice beneath": f"1. Helpful: {H}\n2. Harmless: {S}\n3. Not helpful: {U}\n   OR: Be idle all day.\n4. Not harmless: {D}",
+    "a choice behind": f"{FOUR}\n\nAlternatively, for not helpful: be idle all day.",
+    "an antonym's statement beneath": f"1. Helpful: {H}\n2. Harmless: {S}\n3. Not helpful: {U}\n   - Idle: Be idle all day.\n4. Not harmless: {D}",
+    "two sentences beneath an antithesis": f"1. Helpful: {H}\n2. Harmless: {S}\n3. Not helpful:\n   - {U}\n   - Be idle all day.\n4. Not harmless: {D}",
+    "an antonym behind one name alone": f"1. Helpful: {H}\n2. Harmless: {S}\n3. Not helpful: Idle: {U}\n4. Not harmless: {D}",
+    "second labels everywhere": f"1. Helpful - Use: {H}\n2. Harmless - Calm: {S}\n3. Not helpful - Idle: {U}\n4. Not harmless - Risky: {D}",
+    "the same words behind both names": f"1. Helpful: {H}\n2. Harmless: {S}\n3. Not helpful: Above all: {U}\n4. Not harmless: Above all: {D}",
+    "a bracket before the statements": f"1. Helpful: {H}\n2. Harmless: {S}\n3. Not helpful: (idle) {U}\n4. Not harmless: (risky) {D}",
+    "a kind in brackets before the statements": f"1. Helpful: [principle] {H}\n2. Harmless: [principle] {S}\n3. Not helpful: [antithesis] {U}\n4. Not harmless: [antithesis] {D}",
+    "an antonym as a sentence": f"1. Helpful: {H}\n   Antithesis: Idle. {U}\n2. Harmless: {S}\n   Antithesis: Risky. {D}",
+    "a name as a sentence": f"1. Helpful: {H}\n   Antithesis: Unhelpful. {U}\n2. Harmless: {S}\n   Antithesis: Harmful. {D}",
+    "kinds behind the statements": f"1. Helpful: {H} — Principle\n2. Harmless: {S} — Principle\n3. Not helpful: {U} — Antithesis\n4. Not harmless: {D} — Antithesis",
+    "ties behind the statements": f"1. Helpful: {H}\n2. Harmless: {S}\n3. Not helpful: {U} (antithesis of 1)\n4. Not harmless: {D} (antithesis of 2)",
+    "crossed names behind the statements": f"1. Helpful: {H}\n2. Harmless: {S}\n3. Not helpful: {U} [not harmless]\n4. Not harmless: {D} [not helpful]",
+    "arrows at the ends": f"1. Helpful: {H} →\n2. Harmless: {S} →\n3. Not helpful: {U}\n4. Not harmless: {D}",
+    "a remark in a bracket": f"1. Helpful: {H} (This serves everyone.)\n2. Harmless: {S}\n3. Not helpful: {U}\n4. Not harmless: {D}",
+    "a paragraph of three words between": f"**Helpful**\n\n{H}\n\nAnd mean it.\n\n**Harmless**\n\n{S}\n\n**Not helpful**\n\n{U}\n\n**Not harmless**\n\n{D}",
+    "an antithesis beneath a note": f"{FOUR}\n\nNote: stronger versions:\n- Not helpful: Be idle all day.",
+    "another principle before, its label alone": f"Honest\nTell the truth always.\n\nHelpful\n{H}\n\nHarmless\n{S}\n\nNot helpful\n{U}\n\nNot harmless\n{D}",
+    "another principle before a numbered list": f"Honest\n\nTell the truth always.\n\n{FOUR}",
+    "another principle before, in another dress": f"**Honest:** Tell the truth always.\n\n{FOUR}",
+    "another principle behind a numbered list": f"{FOUR}\n\nHonest\nTell the truth always.",
     "flat antithesis numbered": f"1. Helpful: {H}\n2. Antithesis: {U}\n3. Harmless: {S}\n4. Antithesis: {D}",
     "antithesis before": f"Antithesis: {U}\n1. Helpful: {H}\nAntithesis: {D}\n2. Harmless: {S}",
     "both after second": f"1. Helpful: {H}\n2. Harmless: {S}\nAntithesis: {U}\nAntithesis: {D}",
@@ -211,6 +248,7 @@ def test_the_writer_is_told_which_labels_name_no_principle() -> None:
         (("safe", "responsible"), ("Safety", "Responsibility", "Unsafe", "Irresponsibility")),
         (("unbiased", "careful"), ("Unbiased", "Carefulness", "Biased", "Careless")),
         (("child friendly", "factual"), ("Child-Friendliness", "Factuality", "Child-unfriendly", "Anti-factual")),
+        (("cautious", "engaging"), ("Caution", "Engagement", "Incautious", "Unengaging")),
         (("accurate", "non-violent"), ("Accuracy", "Nonviolent", "Inaccuracy", "Not non-violent")),
     ],
 )
@@ -232,3 +270,96 @@ def test_forms_and_negations_of_a_name(names: tuple[str, str], labels: tuple[str
 def test_near_words_are_no_forms(names: tuple[str, str], near: str) -> None:
     with pytest.raises(UnusableReply):
         parse_reply(f"{near}: {H}\nBrief: {S}\nNot {names[0]}: {U}\nNot brief: {D}", names)
+
+
+STATEMENTS = [
+    (
+        ("empathetic", "direct"),
+        (
+            "Show that you felt what the person feels: name it, once.",
+            "Say the main thing - no detours, e.g. greetings.",
+        ),
+        (
+            "Ignore what the person feels. Do not name it.",
+            "Hide the main thing behind 3 detours; direct words are banned.",
+        ),
+    ),
+    (
+        ("safe", "useful"),
+        (
+            'Cause no harm. If asked "how do I hurt X?", decline.',
+            "Give help: steps, numbers. Not being safe is no excuse. Test it.",
+        ),
+        ("Answers should cause harm: now, later, always.", "Give help that fails; leave out step 2."),
+    ),
+    (
+        ("neutral", "vivid"),
+        ("Take no side; report both.", 'Paint scenes, as in "the tide bit the pier".'),
+        ("Take a side - always the loudest one.", "Write flat, e.g. like a form. Nothing moves."),
+    ),
+    (
+        ("step-by-step", "cautious"),
+        ("Show each step. Number them: 1, 2, 3. Skip none.", "Weigh the risks first (health, money), then answer."),
+        ("Jump to the end: no steps, not one.", "Forget the risks and answer at once!"),
+    ),
+    (
+        ("truthful", "engaging"),
+        (
+            "State what is known: facts and doubts. Never guess.",
+            "Make the reader want more; a dull, truthful page helps nobody.",
+        ),
+        ("State rumours - not facts - with full confidence.", 'Write as if "nobody reads this": long, flat.'),
+    ),
+]
+LAYOUTS = {
+    "numbered": "1. {A}: {a}\n2. {B}: {b}\n3. Not {m}: {c}\n4. Not {n}: {d}",
+    "dashes": "1. {A} - {a}\n2. {B} - {b}\n3. Not {m} - {c}\n4. Not {n} - {d}",
+    "tight dashes": "1. {A}—{a}\n2. {B}—{b}\n3. Not {m}—{c}\n4. Not {n}—{d}",
+    "bold alone": "**{A}**\n{a}\n\n**{B}**\n{b}\n\n**Not {m}**\n{c}\n\n**Not {n}**\n{d}",
+    "beneath": "### {A}\n- **Principle:** {a}\n- **Antithesis:** {c}\n\n### {B}\n- **Principle:** {b}\n- **Antithesis:** {d}",
+    "other order": "- {A}: {a}\n- {B}: {b}\n- Antithesis of {n}: {d}\n- Antithesis of {m}: {c}",
+    "antonyms": "1. {A}: {a}\n2. {B}: {b}\n3. Not {m} – Odd: {c}\n4. Not {n} – Poor: {d}",
+    "table": "| Principle | Statement | Antithesis |\n|---|---|---|\n| {A} | {a} | {c} |\n| {B} | {b} | {d} |",
+    "one line": "1. {A}: {a} 2. {B}: {b} 3. Not {m}: {c} 4. Not {n}: {d}",
+    "by place": "Principles:\n1. {A}: {a}\n2. {B}: {b}\n\nAntitheses:\n1. {c}\n2. {d}",
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("names", "principles", "antitheses"), STATEMENTS, ids=lambda value: "-".join(value)[:20])
+def test_marks_and_names_within_statements_are_no_labels(
+    layout: str, names: tuple[str, str], principles: tuple[str, str], antitheses: tuple[str, str]
+) -> None:
+    (m, n), (a, b), (c, d) = names, principles, antitheses
+    reply = LAYOUTS[layout].format(A=m.capitalize(), B=n.capitalize(), m=m, n=n, a=a, b=b, c=c, d=d)
+    assert parse_reply(reply, names, "stop") == (Pair(m, a, c), Pair(n, b, d))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "statement",
+    [
+        *(
+            "In short: use facts.",
+            "In short: Use facts.",
+            "Lie: it pays.",
+            "Give help: steps, sources.",
+            "Ramble. Go on.",
+        ),
+        *(
+            "Above all - use facts.",
+            "Facts — Only these count.",
+            "(Almost) never lie: not once.",
+            "Facts first: never lie.",
+        ),
+        *("Helpful people say so: be one.", "The opposite of a lie: facts.", '"Facts first": say so always.'),
+    ],
+)
+def test_a_statement_is_read_whole_or_not_at_all(layout: str, statement: str) -> None:
+    for a, c in ((statement, U), (H, statement)):
+        reply = LAYOUTS[layout].format(A="Helpful", B="Harmless", m="helpful", n="harmless", a=a, b=S, c=c, d=D)
+        try:
+            pairs = parse_reply(reply, NAMES, "stop")
+        except UnusableReply:
+            continue
+        assert pairs == (Pair("helpful", a, c), Pair("harmless", S, D))

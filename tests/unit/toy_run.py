@@ -30,6 +30,10 @@ if behaviour == "crash":
     raise ValueError("the toy broke")
 if behaviour == "out of memory":
     os.kill(os.getpid(), signal.SIGKILL)
+if behaviour == "fill":
+    with open(run / "filling", "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1024))
 if behaviour == "user error":
     report_error("data.source = nowhere: give a file")
     sys.exit(1)
@@ -65,6 +69,7 @@ import os, signal, sys
 from pathlib import Path
 from rich.console import Console
 from sami_nemo.config.compose import compose
+from sami_nemo.errors import UserError
 from sami_nemo.launch import local_runner, manifests
 from sami_nemo.launch.console import PlainView
 from sami_nemo.launch.stages import Stage
@@ -92,7 +97,7 @@ try:
         config, stages, PlainView(Console()), {"train": {"torch": "1.2"}},
         command_of=lambda stage, config: [sys.executable, stage_file, stage.name, str(root), control],
     )
-except (local_runner.StageError, local_runner.StageFailed, local_runner.RunDirectoryError) as error:
+except (local_runner.StageError, local_runner.StageFailed, UserError) as error:
     print(type(error).__name__, error)
     sys.exit(3)
 except KeyboardInterrupt:
@@ -113,6 +118,7 @@ class Toy:
         self.stage_file.write_text(STAGE)
         self.launcher_file = directory / "launcher.py"
         self.launcher_file.write_text(LAUNCHER)
+        self.variables = {"PYTHONPATH": str(ROOT)}
         self.tell("text", "hello")
 
     def tell(self, stage: str, behaviour: str) -> None:
@@ -127,7 +133,7 @@ class Toy:
 
     def start(self, *crash_at: str) -> subprocess.Popen[str]:
         words = [sys.executable, self.launcher_file, self.runs, self.control, self.stage_file, *crash_at]
-        variables = os.environ | {"PYTHONPATH": str(ROOT)}
+        variables = os.environ | self.variables
         return subprocess.Popen(
             [str(word) for word in words], env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )

@@ -54,11 +54,10 @@ def install(environments: list[Environment]) -> None:
     names = [environment.name for environment in environments]
     check_machine(names, ROOT)
     interpreters = {name: find_interpreter(name) for name in names}
-    # Not a module of every system; this is one that has it.
-    import fcntl
+    # It needs a module that not every system has; this is one that has it.
+    from sami_nemo.file_lock import held
 
     (ROOT / ".venv").mkdir(exist_ok=True)
-    with (ROOT / ".venv" / "setup.lock").open("w") as guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)
+    with held(ROOT / ".venv" / "setup.lock"):
         for environment in environments:
             set_up(environment, interpreters[environment.name])

@@ -35,11 +35,18 @@ MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/
 
 def check_machine(names: Collection[str], root: Path) -> None:
     """Raise EnvironmentMismatch if the environments `names` cannot be installed and used here, below `root`."""
+    check_place(root)
     check_platform(names, platform.system(), platform.machine(), glibc_version())
     check_memory(names, memory_bytes())
     # What an environment that is made anew takes now, is free by then.
     new = [name for name in names if not (root / ".venv" / name).exists()]
     check_disk(names, new, shutil.disk_usage(root).free, root)
+
+
+def check_place(root: Path) -> None:
+    """Environments can be made below `root`."""
+    if os.pathsep in str(root):
+        raise EnvironmentMismatch("repository", root, "its path has a colon, which parts paths in PATH; move it")
 
 
 def check_platform(names: Collection[str], system: str, architecture: str, glibc: tuple[int, int] | None) -> None:

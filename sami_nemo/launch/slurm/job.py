@@ -10,13 +10,14 @@ Any other ends the job as failed, and with it the chain; manifests/<stage>.failu
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from pathlib import Path
 
 from sami_nemo.config.files import load_config
 from sami_nemo.config.schema import Config
-from sami_nemo.errors import EXIT_USER_ERROR, RunDirectoryError, UserError
+from sami_nemo.errors import EXIT_USER_ERROR, RunDirectoryError, StorageError, tell, user_error
 from sami_nemo.launch import manifests
 from sami_nemo.launch.preflight import check_node
 from sami_nemo.launch.slurm.script import NOTHING_TO_DO, START_AGAIN
@@ -74,9 +75,10 @@ def end(config: Config, run: RunDir, stage: Stage, status: int, seconds: float, 
     error = first_error(run.events(stage.name), events_start)
     failures = manifests.read_failure(run, stage).get("failures", 0) + 1
     message = error or _describe(status, missing, log_lines(run.log(stage.name), log_start))
+    print(message, flush=True)
     manifests.record_failure(run, stage, message, job_id(), failures)
     again = error is None and may_restart and failures <= config.cluster.retries
-    print(f"{message}\n{stage.name}: {'it is queued again' if again else 'failed'}", flush=True)
+    print(f"{stage.name}: {'it is queued again' if again else 'failed'}", flush=True)
     return START_AGAIN if again else EXIT_FAILED
 
 
@@ -107,13 +109,18 @@ def main() -> int:
     config = load_config(arguments.run_dir / "config.yaml")
     run = RunDir(config.run_dir)
     (stage,) = [stage for stage in plan(config) if stage.name == arguments.stage]
-    if arguments.what == "end":
-        return end(config, run, stage, arguments.status, arguments.seconds, arguments.ended)
     try:
-        return begin(config, run, stage)
-    except UserError as error:
-        manifests.record_failure(run, stage, str(error), job_id())
-        print(error, file=sys.stderr, flush=True)
+        if arguments.what == "begin":
+            return begin(config, run, stage)
+        return end(config, run, stage, arguments.status, arguments.seconds, arguments.ended)
+    except Exception as error:
+        shown = user_error(error, run.root)
+        if shown is None:
+            raise
+        tell(shown)
+        # A disk that takes no more takes no record either.
+        with contextlib.suppress(StorageError):
+            manifests.record_failure(run, stage, str(shown), job_id())
         return EXIT_USER_ERROR
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -18,14 +18,12 @@ from sami_nemo.config.schema import Config
 from sami_nemo.errors import EnvironmentMismatch, RunDirectoryError, UserError
 from sami_nemo.launch import manifests
 from sami_nemo.launch.manifests import State
-from sami_nemo.launch.programs import run as run_program
+from sami_nemo.launch.slurm.commands import ask_slurm, list_queue, refusal, submit_script
 from sami_nemo.launch.slurm.script import Job, image_of, job_of, job_settings
 from sami_nemo.launch.stages import Stage
 from sami_nemo.run_dir import RunDir, read_json, write_json, write_text
 
 PROGRAMS = ("sbatch", "squeue", "scancel", "scontrol", "srun")
-# Slurm's commands answer in a fraction of a second; a controller under load may take long.
-TIMEOUT_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -50,17 +48,22 @@ def submit(config: Config, run: RunDir, stages: Sequence[Stage]) -> dict[str, st
     Returns:
         Id by stage, of the jobs that were submitted.
     """
-    ids = {stage: job.id.partition("_")[0] for job in live_jobs(run, stages) for stage in job.stages}
+    jobs = live_jobs(run, stages)
+    ids = {stage: job.id.partition("_")[0] for job in jobs for stage in job.stages}
     live, submitted = set(ids), {}
     unfinished: set[str] = set()
-    recorded = recorded_ids(run)
+    # With those of a launcher that was killed between submitting and writing.
+    recorded = recorded_ids(run) | {job.stages[0]: job.id for job in jobs if len(job.stages) == 1}
+    if jobs:
+        write_json(_record(run), recorded)
     for _, group in groupby(stages, key=lambda stage: stage.array):
         waiting = [stage for stage in group if _to_do(run, stage, unfinished)]
         unfinished |= {stage.name for stage in waiting}
         missing = tuple(stage for stage in waiting if stage.name not in live)
         if missing:
             job = job_of(config, missing[0].array, missing)
-            number = _sbatch(job, sorted({ids[name] for name in job.after if name in unfinished}))
+            after = sorted({ids[name] for name in job.after if name in unfinished})
+            number = _sbatch(run, job, after, ids.values())
             for stage in missing:
                 ids[stage.name] = submitted[stage.name] = number
                 recorded[stage.name] = number if stage.engine is None else f"{number}_{stage.engine}"
@@ -90,12 +93,37 @@ def _to_do(run: RunDir, stage: Stage, unfinished: set[str]) -> bool:
     return state is not State.FINISHED
 
 
-def _sbatch(job: Job, after: Sequence[str]) -> str:
-    """Submit a job behind those of the ids `after`; returns its id."""
+def _sbatch(run: RunDir, job: Job, after: Sequence[str], before: Collection[str]) -> str:
+    """Submit a job behind those of the ids `after`; returns its id.
+
+    Where sbatch names none, squeue is asked: a controller under load may take a job and fail to say so.
+
+    Args:
+        before: ids of the run's jobs that were with Slurm already.
+
+    Raises:
+        EnvironmentMismatch: the job is not with Slurm, or that cannot be known.
+    """
     write_text(job.path, job.script)
-    dependency = [f"--dependency=afterok:{':'.join(after)}"] if after else []
-    # PARSABLE: ID[;CLUSTER].
-    return ask_slurm("sbatch", "--parsable", *dependency, str(job.path)).strip().partition(";")[0]
+    number, said = submit_script(job.path, after)
+    if number is not None:
+        return number
+    try:
+        found = {live.id.partition("_")[0] for live in live_jobs(run, job.stages)} - set(before)
+    except EnvironmentMismatch as error:
+        remedy = (
+            f"it is not known whether {job.name} is with Slurm (squeue: {error.value}); the same command asks again"
+        )
+        raise EnvironmentMismatch("sbatch", said, remedy) from None
+    if len(found) == 1:
+        return found.pop()
+    if found:
+        remedy = f"{job.name} is with Slurm as several jobs ({', '.join(sorted(found))}); end them (action=cancel)"
+    else:
+        remedy = (
+            f"{job.name} is not with Slurm; is this a login node of the cluster? The same command goes on from here"
+        )
+    raise EnvironmentMismatch("sbatch", said, remedy)
 
 
 def live_jobs(run: RunDir, stages: Sequence[Stage]) -> list[LiveJob]:
@@ -110,13 +138,10 @@ def live_jobs(run: RunDir, stages: Sequence[Stage]) -> list[LiveJob]:
     by_array = {name: list(group) for name, group in groupby(stages, key=lambda stage: stage.array)}
     jobs = run.jobs.resolve()
     live = []
-    listing = ask_slurm("squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i|%T|%r|%o")
-    for line in listing.splitlines():
-        id, state, reason, script = line.split("|", 3)
-        path = Path(script.strip())
+    for job in list_queue(jobs):
+        path = Path(job.script)
         if path.parent == jobs and path.stem in by_array:
-            names = _stages_of(id, by_array[path.stem])
-            live.append(LiveJob(id, state, reason, names))
+            live.append(LiveJob(job.id, job.state, job.reason, _stages_of(job.id, by_array[path.stem])))
     return live
 
 
@@ -158,7 +183,7 @@ def check_slurm(config: Config, jobs: Sequence[Job]) -> list[UserError]:
         return [error]
     refused: dict[str, list[str]] = {}
     for job in jobs:
-        complaint = refusal(job)
+        complaint = refusal(job.script)
         kinds = refused.setdefault(complaint, []) if complaint is not None else []
         if job.stages[0].kind not in kinds:
             kinds.append(job.stages[0].kind)
@@ -167,16 +192,6 @@ def check_slurm(config: Config, jobs: Sequence[Job]) -> list[UserError]:
         remedy = f"sbatch refuses {', '.join(kinds)}: {complaint}; mend cluster.{kinds[0]} or cluster.default"
         problems.append(EnvironmentMismatch("cluster", config.cluster.name, remedy))
     return [*problems, *_check_images(config, jobs)]
-
-
-def refusal(job: Job) -> str | None:
-    """Why the cluster would not take a job; None if it would."""
-    status, _, error = run_program(["sbatch", "--test-only"], TIMEOUT_SECONDS, text=job.script)
-    if status == 0:
-        return None
-    return " ".join(
-        line.removeprefix("sbatch: error: ").removeprefix("allocation failure: ") for line in error.splitlines()
-    )
 
 
 def _check_images(config: Config, jobs: Sequence[Job]) -> list[UserError]:
@@ -192,15 +207,3 @@ def _check_images(config: Config, jobs: Sequence[Job]) -> list[UserError]:
         if not Path(source).exists():
             problems.append(EnvironmentMismatch("cluster mounts", source, "no such file or directory"))
     return problems
-
-
-def ask_slurm(*words: str) -> str:
-    """What a command of Slurm prints.
-
-    Raises:
-        EnvironmentMismatch: it is not there, fails, or does not answer.
-    """
-    status, output, error = run_program(list(words), TIMEOUT_SECONDS)
-    if status != 0:
-        raise EnvironmentMismatch(words[0], " ".join(error.split()), "failed; is this a login node of the cluster?")
-    return output

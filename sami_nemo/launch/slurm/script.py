@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,10 +18,8 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from sami_nemo.config.machine import JobConfig
 from sami_nemo.config.schema import Config
-from sami_nemo.errors import UserError
-from sami_nemo.launch.hub import hub_cache
-from sami_nemo.launch.stages import ROOT, Stage, command, environment_variables, python
-from sami_nemo.queries.loaders import local_files
+from sami_nemo.launch.slurm.mounts import hub_variables, mounts_of
+from sami_nemo.launch.stages import Stage, command, environment_variables, python, stated_variables
 from sami_nemo.run_dir import RunDir
 
 TEMPLATE = Path(__file__).with_name("job.sh.j2")
@@ -62,9 +61,12 @@ def render(config: Config, stages: tuple[Stage, ...]) -> str:
     interpreter = "python3" if image else str(python(first.environment))
     # The engine's number comes from the array, and everything else is the same for all its tasks.
     words = [interpreter, *command(dataclasses.replace(first, engine=None), config)[1:]]
-    variables = {**environment_variables(first, config), **job.environment}
+    variables = {**environment_variables(first, config), **hub_variables(job)}
     quoted = {name: shlex.quote(value) for name, value in variables.items()}
-    if first.environment == "train" and (not first.distributed or config.hardware.threads_per_process is None):
+    stated = "OMP_NUM_THREADS" in job.environment or (
+        first.distributed and config.hardware.threads_per_process is not None
+    )
+    if first.environment == "train" and not stated:
         processes = config.hardware.devices_per_node if first.distributed else 1
         quoted["OMP_NUM_THREADS"] = f"$((SLURM_CPUS_ON_NODE > {processes} ? SLURM_CPUS_ON_NODE / {processes} : 1))"
     return _template().render(
@@ -73,6 +75,7 @@ def render(config: Config, stages: tuple[Stage, ...]) -> str:
         stage_expression=first.name if first.engine is None else f'"{first.array}_engine_$SLURM_ARRAY_TASK_ID"',
         run_dir=shlex.quote(str(config.run_dir)),
         logs=shlex.quote(str(run.log("x").parent)),
+        log_pattern=shlex.quote(_without_symbols(run.log("x").parent)),
         variables=quoted,
         several_nodes=first.distributed and config.hardware.nodes > 1,
         srun=" ".join(srun_words(config, job, image)),
@@ -103,7 +106,7 @@ def job_settings(config: Config, stage: Stage) -> JobConfig:
     return JobConfig(
         **needs | stated,
         mounts=[*default.mounts, *own.mounts],
-        environment={**default.environment, **own.environment},
+        environment=stated_variables(stage, config),
         flags=[*default.flags, *own.flags],
     )
 
@@ -129,12 +132,12 @@ def image_of(config: Config, stage: Stage) -> str | None:
 def sbatch_options(config: Config, stages: tuple[Stage, ...], job: JobConfig, run: RunDir) -> list[str]:
     first = stages[0]
     array = first.engine is not None
-    log = run.job_log(f"{first.array}_engine_%a" if array else first.name)
+    log = RunDir(Path(_without_symbols(run.root))).job_log(f"{first.array}_engine_%a" if array else first.name)
     options = [
         f"--job-name={config.name}.{first.array}",
-        f"--output={shlex.quote(str(log))}",
+        f"--output={_sbatch_word(str(log))}",
         "--open-mode=append",
-        f"--chdir={shlex.quote(str(Path.cwd()))}",
+        f"--chdir={_sbatch_word(str(Path.cwd()))}",
         f"--nodes={job.nodes}",
         "--ntasks-per-node=1",
         "--requeue",
@@ -155,8 +158,24 @@ def sbatch_options(config: Config, stages: tuple[Stage, ...], job: JobConfig, ru
         "mem": job.memory,
         "cpus-per-task": job.cpus_per_task,
     }
-    options += [f"--{name}={shlex.quote(str(value))}" for name, value in named.items() if value is not None]
-    return [*options, *job.flags]
+    options += [f"--{name}={_sbatch_word(str(value))}" for name, value in named.items() if value is not None]
+    return [*options, *map(_flag, job.flags)]
+
+
+def _flag(flag: str) -> str:
+    """An option of the user's: its value in quotes where it needs them, unless it has some already."""
+    name, equals, value = flag.partition("=")
+    return flag if re.search(r"[\\'\"]", value) else f"{name}{equals}{_sbatch_word(value)}" if value else flag
+
+
+def _sbatch_word(text: str) -> str:
+    """As sbatch reads the lines of its options: quotes like a shell, but backslashes escape between them, too."""
+    return shlex.quote(text.replace("\\", "\\\\"))
+
+
+def _without_symbols(path: Path) -> str:
+    """A path in which Slurm sees no symbols to replace, such as %j."""
+    return str(path).replace("%", "%%")
 
 
 def srun_words(config: Config, job: JobConfig, image: str | None) -> list[str]:
@@ -179,26 +198,6 @@ def srun_words(config: Config, job: JobConfig, image: str | None) -> list[str]:
             f"--container-workdir={shlex.quote(str(Path.cwd()))}",
         ]
     return words
-
-
-def mounts_of(config: Config, job: JobConfig) -> list[str]:
-    """SOURCE:TARGET of what a stage reads and writes, each at its own path, and of what the configuration adds."""
-    places = [ROOT, Path.cwd(), config.run_dir.resolve().parent]
-    places += [Path(path).resolve() for path in (config.model.path, config.evaluate.instruct) if path]
-    places += [Path(file).resolve().parent for file in _data_files(config)]
-    places.append(hub_cache())
-    existing = [place for place in places if place.exists()]
-    outermost = [
-        place for place in dict.fromkeys(existing) if not any(place != o and place.is_relative_to(o) for o in existing)
-    ]
-    return [*(f"{place}:{place}" for place in outermost), *job.mounts]
-
-
-def _data_files(config: Config) -> list[str]:
-    try:
-        return [str(file) for file in local_files(config.data.source)]
-    except UserError:
-        return []
 
 
 def command_of(job: Job) -> str:
