@@ -10,7 +10,7 @@ endpoint, or a local instruct model that this stage serves for as long as it ask
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sami_nemo.base_model.locate import download
@@ -51,15 +51,20 @@ def main(config: Config, run: RunDir, iteration: int) -> None:
     log: list[dict[str, Any]] = []
     if principles.source == "file":
         assert principles.file is not None
-        load_principles(principles.file)
+        adopted = load_principles(principles.file)
         text = find_principles(principles.file).read_text(encoding="utf-8")
     else:
         try:
             with open_writer(config) as writer:
-                text = dump_principles(write_principles(principles, config.data.task, writer, log))
+                adopted = write_principles(principles, config.data.task, writer, log)
+                text = dump_principles(adopted)
         finally:
             for entry in log:
                 print(f"{entry['reply']}\n({entry['problem'] or 'usable'})\n", flush=True)
+    for principle in adopted.principles:
+        for statement in principle.statements:
+            kind = "antithesis" if statement.antithesis else "principle"
+            print(f"{principle.name}, {kind}: {statement.text}", flush=True)
     write_json(partial(run.principles_writer), {"model": principles.model, "replies": log})
     write_text(partial(run.principles), text)
 
@@ -115,20 +120,23 @@ def write_principles(
             remedy = f"gives no answer ({reply.refusal}: {reply.detail}); {OTHER_PRINCIPLES}"
             raise EndpointError("principles.model", principles.model, remedy)
         try:
-            return principle_set(parse_reply(reply.text, names), str(principles.model), prompt)
+            return principle_set(parse_reply(reply.text, names, reply.finish_reason), str(principles.model), prompt)
         except UnusableReply as problem:
             entry["problem"] = str(problem)
-            messages += [{"role": "assistant", "content": reply.text}, {"role": "user", "content": complaint(problem)}]
+            told = complaint(problem, names)
+            messages += [{"role": "assistant", "content": reply.text}, {"role": "user", "content": told}]
     shown = reply.text if len(reply.text) <= SHOWN_CHARACTERS else reply.text[:SHOWN_CHARACTERS] + " …"
     remedy = f"{entry['problem']} in the last of {principles.attempts} replies; {OTHER_PRINCIPLES}. The reply: {shown}"
     raise DataError("principles.model", principles.model, remedy)
 
 
-def complaint(problem: UnusableReply) -> str:
+def complaint(problem: UnusableReply, names: Sequence[str]) -> str:
     """What the writer is told about a reply that cannot be used."""
+    labels = [name.capitalize() for name in names] + [f"Not {name}" for name in names]
+    lines = "\n".join(f"{number}. {label}: ..." for number, label in enumerate(labels, start=1))
     return (
-        f"I cannot use this reply: {problem}. Give exactly four lines and nothing else: the two principles, then the "
-        "antithesis of each in the same order, in the format 1. [name]: one or two sentences."
+        f"I cannot use this reply: {problem}. Give exactly these {len(labels)} lines and nothing else, each label as it "
+        f"stands here and one or two sentences behind it:\n{lines}"
     )
 
 

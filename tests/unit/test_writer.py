@@ -36,7 +36,9 @@ def run_stage(
     return run, server
 
 
-def test_a_reply_that_cannot_be_used_is_sent_back_with_the_problem(tmp_path: Path) -> None:
+def test_a_reply_that_cannot_be_used_is_sent_back_with_the_problem(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     seen: list[Any] = []
 
     def answer(messages: list[dict[str, str]]) -> str:
@@ -49,6 +51,7 @@ def test_a_reply_that_cannot_be_used_is_sent_back_with_the_problem(tmp_path: Pat
     assert "two principles: concise, comprehensive. Return both" in seen[0][0]["content"]
     assert [message["role"] for message in seen[1]] == ["user", "assistant", "user"]
     assert "0 labelled principles" in seen[1][2]["content"]
+    assert seen[1][2]["content"].endswith("\n2. Comprehensive: ...\n3. Not concise: ...\n4. Not comprehensive: ...")
     principles = load_principles(str(partial(run.principles)))
     assert principles.count == 4 and principles.writer == "m"
     assert principles.desired.id == "concise+comprehensive"
@@ -56,6 +59,12 @@ def test_a_reply_that_cannot_be_used_is_sent_back_with_the_problem(tmp_path: Pat
     record = read_json(partial(run.principles_writer))
     assert [reply["problem"] is None for reply in record["replies"]] == [False, True]
     assert [reply["finish_reason"] for reply in record["replies"]] == ["stop", "stop"]
+    assert capsys.readouterr().out.splitlines()[-4:] == [
+        "concise, principle: Summaries should be brief.",
+        "concise, antithesis: Summaries should be long.",
+        "comprehensive, principle: Summaries should be complete.",
+        "comprehensive, antithesis: Summaries should be partial.",
+    ]
 
 
 def test_after_the_last_attempt_the_reply_is_shown(tmp_path: Path) -> None:
@@ -100,8 +109,9 @@ def test_thoughts_of_a_writer_are_left_out(tmp_path: Path) -> None:
     assert read_json(partial(run.principles_writer))["replies"][0]["reply"] == GOOD
 
 
-def test_a_file_is_checked_and_copied(tmp_path: Path) -> None:
+def test_a_file_is_checked_and_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = compose([f"runs_dir={tmp_path}"])
     run = RunDir(config.run_dir)
     writer.main(config, run, 0)
     assert load_principles(str(partial(run.principles))) == load_principles("dialogue_claude_opus")
+    assert "harmless, antithesis: " in capsys.readouterr().out

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 
 from sami_nemo.constitution.reply import Pair, UnusableReply, parse_reply
@@ -21,7 +25,13 @@ FORMS = {
 1. [Not concise]: {LONG}
 2. [Not comprehensive]: {PART}
 """,
-    "four in a row": f"1. Concise: {BRIEF}\n2. Comprehensive: {WHOLE}\n3. Verbose: {LONG}\n4. Incomplete: {PART}",
+    "four in a row": f"1. Concise: {BRIEF}\n2. Comprehensive: {WHOLE}\n3. Not concise: {LONG}\n4. Incomprehensive: {PART}",
+    "each beside its negation": f"""
+1. Concise: {BRIEF}
+2. Not concise: {LONG}
+3. Comprehensive: {WHOLE}
+4. Not comprehensive: {PART}
+""",
     "headings, bold labels and prose": f"""
 Sure! Here are the principles and their antitheses:
 
@@ -111,3 +121,41 @@ def test_forms(form: str) -> None:
 def test_unusable_replies_say_what_is_wrong(reply: str, problem: str) -> None:
     with pytest.raises(UnusableReply, match=problem):
         parse_reply(reply, NAMES)
+
+
+REPLIES = Path(__file__).parents[1] / "replies"
+# The share of usable replies that may be asked for again.
+MOST_UNREAD = 0.03
+
+
+def comparable(text: str) -> str:
+    """Without emphasis and runs of white space."""
+    return " ".join(re.sub(r"[*`]|(?<!\w)_|_(?!\w)", "", text).split())
+
+
+def read(reply: str, names: list[str], finish_reason: str | None) -> dict[str, tuple[str, str]] | None:
+    try:
+        pairs = parse_reply(reply, names, finish_reason)
+    except UnusableReply:
+        return None
+    return {pair.name: (comparable(pair.principle), comparable(pair.antithesis)) for pair in pairs}
+
+
+@pytest.mark.parametrize("half", ["seen", "held_out"])
+def test_readings_of_collected_replies(half: str) -> None:
+    """No reading is wrong, no unusable reply is read, and few usable ones are asked for again."""
+    wrong, unread, usable = [], [], 0
+    for line in (REPLIES / f"writer_{half}.jsonl").read_text(encoding="utf-8").splitlines():
+        case = json.loads(line)
+        right = case["reading"] and {
+            name: (comparable(pair["principle"]), comparable(pair["antithesis"]))
+            for name, pair in case["reading"].items()
+        }
+        usable += right is not None
+        reading = read(case["reply"], case["names"], case["finish_reason"])
+        if reading is not None and reading != right:
+            wrong.append(case["why"])
+        elif reading != right:
+            unread.append(case["why"])
+    assert not wrong
+    assert len(unread) <= MOST_UNREAD * usable, unread
