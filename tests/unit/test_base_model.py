@@ -22,7 +22,7 @@ from transformers import (
     MistralForCausalLM,
 )
 
-from sami_nemo.base_model import random_model
+from sami_nemo.base_model import prepare, random_model
 from sami_nemo.base_model import smollm2 as smollm2_module
 from sami_nemo.base_model.adopt import adopt
 from sami_nemo.base_model.geometry import base_geometry
@@ -30,9 +30,12 @@ from sami_nemo.base_model.locate import locate
 from sami_nemo.base_model.prepare import ensure_model
 from sami_nemo.base_model.smollm2 import verify_logits
 from sami_nemo.base_model.upcycle import mixture, upcycle
+from sami_nemo.config.compose import compose
 from sami_nemo.config.schema import ModelConfig
 from sami_nemo.config_json import read_geometry
-from sami_nemo.errors import CheckpointError, ConfigError
+from sami_nemo.errors import CheckpointError, ConfigError, UserError
+from sami_nemo.model_card import base_license
+from sami_nemo.run_dir import INSTRUCT, RunDir, partial
 
 ROOT = Path(__file__).parents[2]
 TEXTS = [
@@ -337,3 +340,59 @@ def test_hub_name_that_cannot_be_had_says_what_to_do(tmp_path: Path, function: s
     last = finished.stderr.strip().splitlines()[-1]
     assert "CheckpointError: model.path = some-one/some-model: neither a directory nor available" in last
     assert "hf download" in last
+
+
+def run_stage(tmp_path: Path, checkpoint: Path, *words: str) -> RunDir:
+    """Stage `model` of a run whose launcher could not see the checkpoint, one on the hub, say."""
+    config = compose(
+        ["recipe=sami_debug", "model=checkpoint", f"model.path={checkpoint}", f"runs_dir={tmp_path}", *words]
+    )
+    run = RunDir(config.run_dir)
+    prepare.main(config, run, 0)
+    return run
+
+
+def test_the_stage_leaves_a_plain_form_of_base_and_baseline(
+    tiny_mistral: Path, tiny_mixtral: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = Path(shutil.copytree(tiny_mistral, tmp_path / "own"))
+    values = json.loads((own / "config.json").read_text())
+    (own / "config.json").write_text(json.dumps(values | {"unsloth_version": "1", "made_by": "me"}))
+    (own / "README.md").write_text("---\nlicense: mit\n---\n")
+    run = run_stage(tmp_path / "runs", own, f"evaluate.instruct={tiny_mixtral}")
+    base, instruct = partial(run.hf(0)), partial(run.hf(INSTRUCT))
+    assert read_geometry(base) == read_geometry(tiny_mistral) and read_geometry(instruct) == read_geometry(tiny_mixtral)
+    assert (base / "model.safetensors").resolve() == (own / "model.safetensors").resolve()
+    assert base_license(base) == {"license": "mit"}
+    assert (
+        "ignored, because no class of this architecture reads it: made_by, unsloth_version" in capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "changes", "message"),
+    [
+        ((), {"max_position_embeddings": 1024}, "generate.max_model_len = 2048: the model sees 1024 positions"),
+        ((), {"sliding_window": 1024}, "generate.max_model_len = 2048: the model sees 1024 positions"),
+        (("model.num_layers=3",), {}, "model.num_layers = 3:"),
+        (("evaluate.instruct=SELF",), {"sliding_window": 1024}, "generate.max_model_len = 2048:"),
+    ],
+)
+def test_the_stage_refuses_what_does_not_fit_the_settings(
+    words: tuple[str, ...], changes: dict[str, Any], message: str, tiny_mistral: Path, tmp_path: Path
+) -> None:
+    own = Path(shutil.copytree(tiny_mistral, tmp_path / "own"))
+    values = json.loads((own / "config.json").read_text())
+    (own / "config.json").write_text(json.dumps(values | changes))
+    with pytest.raises(UserError) as refused:
+        run_stage(tmp_path / "runs", own, *(word.replace("SELF", str(own)) for word in words))
+    assert str(refused.value).startswith(message)
+
+
+def test_a_baseline_that_does_not_fit_is_named(tiny_mistral: Path, tmp_path: Path) -> None:
+    instruct = Path(shutil.copytree(tiny_mistral, tmp_path / "instruct"))
+    values = json.loads((instruct / "config.json").read_text())
+    (instruct / "config.json").write_text(json.dumps(values | {"sliding_window": 512}))
+    with pytest.raises(CheckpointError) as refused:
+        run_stage(tmp_path / "runs", tiny_mistral, f"evaluate.instruct={instruct}")
+    assert str(refused.value).startswith(f"evaluate.instruct = {instruct}: does not fit generate.max_model_len = 2048:")
