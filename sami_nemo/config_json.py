@@ -30,68 +30,22 @@ ROPE_KEYS = frozenset({"rope_theta", "rope_scaling", "rope_parameters"})
 # Without effect here, and kept: token ids, and what concerns training with transformers alone.
 KEPT = (
     "bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "attention_dropout", "use_cache",
-    "output_router_logits", "router_aux_loss_coef", "router_jitter_noise", *DTYPE_KEYS,
+    "output_router_logits", "router_aux_loss_coef", "router_jitter_noise",
 )  # fmt: skip
 # Without effect here, and left out: what transformers notes for itself, how it returns results, how it would generate text,
 # other tasks, and how many parts of a product it computes apart.
-INERT = frozenset(
-    [
-        "architectures",
-        "model_type",
-        "transformers_version",
-        "_name_or_path",
-        "name_or_path",
-        "_commit_hash",
-        "tokenizer_class",
-        "_attn_implementation_internal",
-        "_experts_implementation_internal",
-        "attn_implementation",
-        "_output_attentions",
-        "output_attentions",
-        "output_hidden_states",
-        "output_scores",
-        "return_dict",
-        "return_dict_in_generate",
-        "torchscript",
-        "use_bfloat16",
-        "tf_legacy_loss",
-        "chunk_size_feed_forward",
-        "pretraining_tp",
-        "is_decoder",
-        "sep_token_id",
-        "decoder_start_token_id",
-        "prefix",
-        "task_specific_params",
-        "id2label",
-        "label2id",
-        "num_labels",
-        "problem_type",
-        "finetuning_task",
-        "bad_words_ids",
-        "begin_suppress_tokens",
-        "diversity_penalty",
-        "do_sample",
-        "early_stopping",
-        "encoder_no_repeat_ngram_size",
-        "exponential_decay_length_penalty",
-        "forced_bos_token_id",
-        "forced_eos_token_id",
-        "length_penalty",
-        "max_length",
-        "min_length",
-        "no_repeat_ngram_size",
-        "num_beam_groups",
-        "num_beams",
-        "num_return_sequences",
-        "remove_invalid_values",
-        "repetition_penalty",
-        "suppress_tokens",
-        "temperature",
-        "top_k",
-        "top_p",
-        "typical_p",
-    ]
-)
+INERT = frozenset({
+    "architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "name_or_path",
+    "_commit_hash", "tokenizer_class", "_attn_implementation_internal", "_experts_implementation_internal",
+    "attn_implementation", "_output_attentions", "output_attentions", "output_hidden_states", "output_scores",
+    "return_dict", "return_dict_in_generate", "torchscript", "use_bfloat16", "tf_legacy_loss", "chunk_size_feed_forward",
+    "pretraining_tp", "is_decoder", "sep_token_id", "decoder_start_token_id", "prefix", "task_specific_params",
+    "id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "bad_words_ids", "begin_suppress_tokens",
+    "diversity_penalty", "do_sample", "early_stopping", "encoder_no_repeat_ngram_size",
+    "exponential_decay_length_penalty", "forced_bos_token_id", "forced_eos_token_id", "length_penalty", "max_length",
+    "min_length", "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_return_sequences", "remove_invalid_values",
+    "repetition_penalty", "suppress_tokens", "temperature", "top_k", "top_p", "typical_p",
+})  # fmt: skip
 # Of the form that is written here: for an older one, or none, transformers takes large tokenizers for wrongly converted ones
 # and says so at length.
 PLAIN_VERSION = "5.0.0"
@@ -170,13 +124,18 @@ def unread_keys(values: dict[str, Any]) -> list[str]:
     return sorted(key for key in values if key not in known or architecture not in READ_BY.get(key, ARCHITECTURES))
 
 
-def plain_config(values: dict[str, Any], geometry: Geometry) -> dict[str, Any]:
-    """The fields of a config.json that says the same as `values`, in a form that transformers 4 and 5 and vLLM read alike."""
+def plain_config(values: dict[str, Any], geometry: Geometry, dtype: str) -> dict[str, Any]:
+    """The fields of a config.json that says the same as `values`, in a form that transformers 4 and 5 and vLLM read alike.
+
+    Args:
+        dtype: that the weights are stored in, whatever `values` say of it.
+    """
     kept = {
         key: values[key] for key in KEPT if key in values and geometry.architecture in READ_BY.get(key, ARCHITECTURES)
     }
     classes = [CLASSES[geometry.architecture]]
-    return {"architectures": classes, "transformers_version": PLAIN_VERSION, **geometry.hf(), **kept}
+    stated = {"architectures": classes, "transformers_version": PLAIN_VERSION, "torch_dtype": dtype}
+    return {**stated, **geometry.hf(), **kept}
 
 
 def check_files(checkpoint: Path, source: str) -> None:
@@ -213,7 +172,7 @@ def read_json_file(path: Path, checkpoint: Path, source: str) -> dict[str, Any]:
         CheckpointError: it is none; of a pointer that Git LFS has left in its place, this is said.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         if is_pointer(text.encode()):
             raise CheckpointError(source, checkpoint, f"its {path.name} is a Git LFS pointer; run `git lfs pull` there")
         values = json.loads(text)

@@ -7,10 +7,11 @@ config.json and tokenizer in a plain form. What else lies beside a checkpoint is
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 
 from sami_nemo.base_model.tokenizer import write_tokenizer
-from sami_nemo.checkpoint.headers import INDEX, check_weights
+from sami_nemo.checkpoint.headers import INDEX, TORCH_NAMES, TensorInfo, check_weights
 from sami_nemo.config_json import FILE, plain_config, read_config, read_geometry, read_json_file, unread_keys
 from sami_nemo.geometry import Geometry
 from sami_nemo.run_dir import write_json
@@ -40,7 +41,7 @@ def adopt(checkpoint: Path, directory: Path, source: str) -> Geometry:
     write_json(
         directory / INDEX, {"metadata": sizes, "weight_map": {name: info.file for name, info in tensors.items()}}
     )
-    write_json(directory / FILE, plain_config(values, geometry))
+    write_json(directory / FILE, plain_config(values, geometry, _dtype(tensors)))
     if (checkpoint / GENERATION_CONFIG).is_file():
         generation = read_json_file(checkpoint / GENERATION_CONFIG, checkpoint, source)
         write_json(directory / GENERATION_CONFIG, generation)
@@ -48,3 +49,11 @@ def adopt(checkpoint: Path, directory: Path, source: str) -> Geometry:
         shutil.copyfile(checkpoint / CARD, directory / CARD)
     write_tokenizer(checkpoint, directory, source)
     return geometry
+
+
+def _dtype(tensors: dict[str, TensorInfo]) -> str:
+    """What most of the weights are stored in, as torch calls it. A few may be kept in another type, norms for instance."""
+    held: Counter[str] = Counter()
+    for info in tensors.values():
+        held[info.dtype] += info.nbytes
+    return TORCH_NAMES[held.most_common(1)[0][0]]

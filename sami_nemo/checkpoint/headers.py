@@ -22,6 +22,7 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD = re.compile(r"model-\d+-of-(\d+)\.safetensors")
 # Bytes of an element, by safetensors' names of the types that weights are trained in.
 ITEM_BYTES = {"F32": 4, "BF16": 2, "F16": 2}
+TORCH_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 # safetensors' own limit.
 LONGEST_HEADER = 100_000_000
 # Buffers that older versions of transformers stored. They are computed from the geometry.

@@ -61,7 +61,7 @@ def test_all_engines_turn_by_the_same_angles(tmp_path: Path, generate_python: Pa
         geometry = geometry_of(stated, tmp_path)
         directory = tmp_path / str(number)
         directory.mkdir()
-        (directory / "config.json").write_text(json.dumps(plain_config(stated, geometry)))
+        (directory / "config.json").write_text(json.dumps(plain_config(stated, geometry, "float32")))
         if geometry.rope_scaling is None:
             turns = geometry.rope_theta ** (-torch.arange(0, geometry.head_dim, 2) / geometry.head_dim)
             magnitude = 1.0
