@@ -65,7 +65,9 @@ def test_watched_cancelled_and_continued(tmp_path: Path) -> None:
         assert rows["model"][1:4] == ["runs", "process", str(launcher.pid)]
         assert rows["train_1"][1] == "waits"
         assert ask(tmp_path, "action=logs", "stage=nothing")[0] == 2
-        assert ask(tmp_path, "action=logs", "stage=principles")[:2] == (0, "nothing is logged yet\n")
+        assert ask(tmp_path, "action=logs", "stage=train_1")[:2] == (0, "nothing is logged yet\n")
+        status, printed, _ = ask(tmp_path, "action=logs", "stage=principles")
+        assert status == 0 and printed.startswith("helpful, principle: ")
 
         status, printed, _ = ask(tmp_path, "action=cancel")
         assert status == 0 and f"process {launcher.pid}" in printed
